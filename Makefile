@@ -1,0 +1,44 @@
+# Everything a developer or a new user runs. `make demo` and `make test` install what is missing, and say so.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test check format bench docs packages environment clean
+
+environment: $(STAMP)
+
+packages:
+	@sh lab/packages.sh
+
+$(STAMP): constraints.txt pyproject.toml | packages
+	@echo "== making the virtual environment $(VENV) (pinned, with hashes)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: packages $(STAMP)
+	@$(BIN)/python -m lab demo
+
+test: packages $(STAMP)
+	$(BIN)/python -m pytest
+
+check: packages $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: packages $(STAMP)
+	$(BIN)/python -m bench $(BENCH)
+
+docs: $(STAMP)
+	$(BIN)/python -m docs.generate
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info
