@@ -77,7 +77,5 @@ class ReturnValue(IntEnum):
 
 def meaning_of(number: int) -> str:
     """Say what a number means; numbers of newer or older tools are shown as they are."""
-    try:
-        return ReturnValue(number).meaning
-    except ValueError:
-        return f"return value {number}, unknown to this version"
+    known = {int(member): member.meaning for member in ReturnValue}
+    return known.get(number, f"return value {number}, unknown to this version")
