@@ -1,0 +1,211 @@
+"""Machines, plans and leaves as the directory holds them, read into the contract's values, and the claims on leaves.
+
+The controller, the agent and the console read through this; a leaf's mode is written nowhere else.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from vmkeep.contract.leaf import NOW, Leaf
+from vmkeep.contract.machine import DirectoryDisk, Machine
+from vmkeep.contract.modes import Mode
+from vmkeep.contract.names import Attribute, ObjectClass, Tree
+from vmkeep.contract.plan import Source
+from vmkeep.contract.timestamps import is_timestamp
+from vmkeep.directory.port import AllOf, Claim, Entry, Equals, Filter, Scope, Store
+
+_LEAF_DN = re.compile(
+    rf"ou=([^,\\]+),\s*ou=backup,\s*{Attribute.MACHINE}=((?:\\.|[^,\\])+),\s*ou=virtual machines,", re.IGNORECASE
+)
+_ESCAPED = re.compile(r"((?:\\[0-9A-Fa-f]{2})+)|\\(.)")
+LEAVES = Equals("objectClass", ObjectClass.PROVISIONING)
+STARTING_OR_WORKING = AllOf((LEAVES, Equals(Attribute.STATE, NOW)))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a claim writes beside the mode. `extra` replaces further attributes, an empty sequence removes one."""
+
+    state: str
+    return_value: int = 0
+    message: str | None = None
+    extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+class Catalogue:
+    """The directory in the contract's words. Raises what the store raises."""
+
+    def __init__(self, store: Store, tree: Tree) -> None:
+        self.store = store
+        self.tree = tree
+
+    # machines
+
+    def machine(self, name: str) -> Machine | None:
+        """One machine with its disks, in the order of their targets; None where the directory has none of that name."""
+        entries = list(self.store.search(self.tree.machine(name), scope=Scope.SUBTREE))
+        own = next((entry for entry in entries if entry.has_class(ObjectClass.MACHINE)), None)
+        if own is None:
+            return None
+        disks = tuple(
+            sorted((_disk(entry) for entry in entries if entry.has_class(ObjectClass.DISK)), key=_target_order)
+        )
+        has_backup = any(_is_backup_subtree(entry.dn) for entry in entries)
+        return replace(_machine(own), disks=disks, has_backup_subtree=has_backup)
+
+    def machines(self) -> Iterator[Machine]:
+        """Every machine and template, without its disks."""
+        for entry in self.store.search(self.tree.machines, Equals("objectClass", ObjectClass.MACHINE), Scope.CHILDREN):
+            yield _machine(entry)
+
+    def subtree(self, name: str) -> list[Entry]:
+        """A machine's entries for keeping: parents first, without the leaves."""
+        entries = self.store.search(self.tree.machine(name))
+        kept = [entry for entry in entries if not entry.has_class(ObjectClass.PROVISIONING)]
+        return sorted(kept, key=lambda entry: (_depth(entry.dn), entry.dn))
+
+    # plans
+
+    def plan_sources(self, machine: Machine) -> tuple[Source, ...]:
+        """The entries that make a machine's plan, in order of precedence."""
+        places = [("machine", self.tree.machine_plan(machine.name))]
+        places += [("pool", self.tree.pool_plan(pool)) for pool in machine.pools]
+        places += [("cluster", self.tree.cluster_plan)]
+        return tuple(source for origin, dn in places if (source := self._source(origin, dn)))
+
+    def add_backup_subtree(self, machine: str) -> bool:
+        """Create a machine's ou=backup; with the backup class, so that an admin can add plan attributes at once."""
+        classes = ("top", ObjectClass.ORGANIZATIONAL_UNIT, ObjectClass.BACKUP)
+        return self.store.add(self.tree.machine_plan(machine), {"objectClass": classes, "ou": ("backup",)})
+
+    def _source(self, origin: str, dn: str) -> Source | None:
+        entry = self.store.read(dn)
+        if entry is None or not (entry.has_class(ObjectClass.BACKUP) or entry.has_class(ObjectClass.CRON)):
+            return None
+        return Source(origin, dn, entry.attributes)
+
+    # leaves
+
+    def leaf(self, dn: str) -> Leaf | None:
+        """One leaf, read afresh."""
+        entry = self.store.read(dn)
+        return leaf_of(entry) if entry else None
+
+    def leaves(self, machine: str | None = None, matching: Filter = LEAVES) -> Iterator[Leaf]:
+        """Leaves of one machine or of all, oldest first within nothing but the server's order."""
+        base = self.tree.machine_plan(machine) if machine else self.tree.machines
+        for entry in self.store.search(base, matching):
+            leaf = leaf_of(entry)
+            if leaf:
+                yield leaf
+
+    def add_leaf(self, machine: str, timestamp: str, now: str) -> bool:
+        """The first step of a backup; False where that leaf exists."""
+        return self.store.add(
+            self.tree.leaf(machine, timestamp),
+            {
+                "objectClass": ("top", ObjectClass.ORGANIZATIONAL_UNIT, ObjectClass.PROVISIONING, ObjectClass.LEAF),
+                "ou": (timestamp,),
+                Attribute.EXECUTION_DATE: ("0",),
+                Attribute.MODE: (Mode.INITIALIZE,),
+                Attribute.STATE: (now,),
+                Attribute.RETURN_VALUE: ("0",),
+            },
+        )
+
+    def claim(self, leaf: Leaf, mode: Mode, report: Report) -> Claim:
+        """Move a leaf from what was read to `mode`, with state, return value and message in the same modify."""
+        changes: dict[str, Sequence[str]] = {
+            Attribute.MODE: (mode,),
+            Attribute.STATE: (report.state,),
+            Attribute.RETURN_VALUE: (str(report.return_value),),
+            **report.extra,
+        }
+        if report.message is not None:
+            changes[Attribute.MESSAGE] = (report.message,) if report.message else ()
+        return self.store.claim(leaf.dn, _as_read(leaf), changes, _class_if_missing(leaf, changes))
+
+    def note(self, leaf: Leaf, changes: Mapping[str, Sequence[str]]) -> Claim:
+        """Write progress beside a mode that stays as it is; LOST when somebody moved the leaf meanwhile."""
+        return self.store.claim(leaf.dn, _as_read(leaf), changes, _class_if_missing(leaf, changes))
+
+
+def _as_read(leaf: Leaf) -> dict[str, str]:
+    return {Attribute.MODE: leaf.raw_mode, Attribute.STATE: leaf.state}
+
+
+def _class_if_missing(leaf: Leaf, changes: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]] | None:
+    """Leaves made by plain LDAP clients may lack our class; our attributes need it."""
+    ours = any(name.startswith("vmkeep") and values for name, values in changes.items())
+    return {"objectClass": (ObjectClass.LEAF,)} if ours and not leaf.has_leaf_class else None
+
+
+def leaf_of(entry: Entry) -> Leaf | None:
+    """The leaf an entry is; None for entries of another shape or name."""
+    found = _LEAF_DN.match(entry.dn)
+    timestamp = entry.first("ou") or ""
+    if not found or not is_timestamp(timestamp) or not entry.has_class(ObjectClass.PROVISIONING):
+        return None
+    return Leaf(
+        dn=entry.dn,
+        machine=unescape_rdn(found.group(2)),
+        timestamp=timestamp,
+        raw_mode=entry.first(Attribute.MODE) or "",
+        state=entry.first(Attribute.STATE) or "",
+        execution_date=_number(entry, Attribute.EXECUTION_DATE) or 0,
+        return_value=_number(entry, Attribute.RETURN_VALUE) or 0,
+        execution_times=entry.all(Attribute.EXECUTION_TIME),
+        message=entry.first(Attribute.MESSAGE) or "",
+        attempts=_number(entry, Attribute.ATTEMPTS) or 0,
+        bytes_done=_number(entry, Attribute.BYTES_DONE),
+        bytes_total=_number(entry, Attribute.BYTES_TOTAL),
+        percent=_number(entry, Attribute.PERCENT),
+        consistency=entry.first(Attribute.CONSISTENCY) or "",
+        size=_number(entry, Attribute.SIZE),
+        set_directory=entry.first(Attribute.SET_DIRECTORY) or "",
+        has_leaf_class=entry.has_class(ObjectClass.LEAF),
+    )
+
+
+def unescape_rdn(text: str) -> str:
+    """The value an escaped RDN value stands for (RFC 4514)."""
+    return _ESCAPED.sub(
+        lambda m: bytes.fromhex(m.group(1).replace("\\", "")).decode() if m.group(1) else m.group(2), text
+    )
+
+
+def _machine(entry: Entry) -> Machine:
+    return Machine(
+        dn=entry.dn,
+        name=entry.first(Attribute.MACHINE) or "",
+        node=entry.first(Attribute.NODE),
+        pools=entry.all(Attribute.POOL),
+        kind=entry.first(Attribute.MACHINE_TYPE) or "persistent",
+    )
+
+
+def _disk(entry: Entry) -> DirectoryDisk:
+    return DirectoryDisk(
+        target=entry.first(Attribute.DISK) or "",
+        source=entry.first(Attribute.SOURCE_FILE),
+        device=(entry.first(Attribute.DEVICE) or "disk").casefold(),
+        readonly=(entry.first(Attribute.READONLY) or "").upper() == "TRUE",
+    )
+
+
+def _target_order(disk: DirectoryDisk) -> tuple[int, str]:
+    return len(disk.target), disk.target  # vdb before vdaa
+
+
+def _number(entry: Entry, name: str) -> int | None:
+    value = entry.first(name)
+    return int(value) if value is not None and value.lstrip("-").isdigit() else None
+
+
+def _is_backup_subtree(dn: str) -> bool:
+    return dn.casefold().startswith(f"ou=backup,{Attribute.MACHINE.casefold()}=")
+
+
+def _depth(dn: str) -> int:
+    return len(re.findall(r"(?<!\\),", dn))

@@ -1,0 +1,1 @@
+"""What the daemons share: settings, the loop, logs, readiness."""
