@@ -1,0 +1,149 @@
+"""What libvirt's XML says of a machine, and the one change made to it: the true image chain.
+
+No DTD, no entities, no network: the XML inside a state file is the guest's neighbourhood, not ours. Pure; called by
+`hypervisor` and the operations.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lxml import etree
+
+from nodeagent.host.errors import HostFailure
+
+_PARSER_OPTIONS: dict[str, Any] = {
+    "resolve_entities": False,
+    "no_network": True,
+    "load_dtd": False,
+    "dtd_validation": False,
+    "huge_tree": False,
+}
+_MEMORY_UNITS = {
+    "b": 1,
+    "bytes": 1,
+    "KB": 10**3,
+    "k": 1 << 10,
+    "KiB": 1 << 10,
+    "MB": 10**6,
+    "M": 1 << 20,
+    "MiB": 1 << 20,
+}
+_MEMORY_UNITS |= {"GB": 10**9, "G": 1 << 30, "GiB": 1 << 30, "TB": 10**12, "T": 1 << 40, "TiB": 1 << 40}
+
+
+@dataclass(frozen=True)
+class XmlDisk:
+    """One disk element. `source` is the absolute path of a file disk, None for anything else."""
+
+    target: str
+    device: str
+    format: str
+    source: str | None
+    readonly: bool
+    chain: tuple[str, ...]
+
+    @property
+    def is_backed_up(self) -> bool:
+        """Writable disks are; CD-ROMs, floppies and read-only disks are not the machine's own data."""
+        return self.device == "disk" and not self.readonly
+
+
+@dataclass(frozen=True)
+class Description:
+    """What matters of a machine's XML. `memory` in bytes."""
+
+    name: str
+    uuid: str
+    memory: int
+    disks: tuple[XmlDisk, ...]
+    nvram: str | None
+    has_tpm: bool
+
+
+def describe(xml: str) -> Description:
+    """Read a machine's XML."""
+    root = _parse(xml)
+    return Description(
+        name=root.findtext("name") or "",
+        uuid=root.findtext("uuid") or "",
+        memory=_memory(root),
+        disks=tuple(_disk(element) for element in root.findall("devices/disk")),
+        nvram=root.findtext("os/nvram") or None,
+        has_tpm=root.find("devices/tpm/backend[@type='emulator']") is not None,
+    )
+
+
+def with_chain(xml: str, chains: Mapping[str, str]) -> str:
+    """The XML with each named disk's image over the given backing file, and no other word about chains.
+
+    A saved machine's XML ends every chain at the image itself; restored with that, QEMU would read zeros where the
+    backing file has data.
+    """
+    root = _parse(xml)
+    for disk in root.findall("devices/disk"):
+        for ended in disk.findall("backingStore"):
+            disk.remove(ended)
+        backing = chains.get(_attribute(disk, "target", "dev"))
+        if backing is not None:
+            disk.append(_backing_store(backing))
+    return etree.tostring(root, encoding="unicode")
+
+
+def without_chains(xml: str) -> str:
+    """The XML as it is kept in a set: images alone, as they lie there, without their chains of that day."""
+    return with_chain(xml, {})
+
+
+def _parse(xml: str) -> etree._Element:
+    try:
+        root = etree.fromstring(xml.encode(), etree.XMLParser(**_PARSER_OPTIONS))
+    except etree.XMLSyntaxError as why:
+        raise HostFailure(f"the machine's XML cannot be read: {why}") from None
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise HostFailure("the machine's XML declares a document type; that is never libvirt's own")
+    return root
+
+
+def _disk(element: etree._Element) -> XmlDisk:
+    is_file = element.get("type") == "file"
+    return XmlDisk(
+        target=_attribute(element, "target", "dev"),
+        device=element.get("device", "disk"),
+        format=_attribute(element, "driver", "type"),
+        source=(_attribute(element, "source", "file") or None) if is_file else None,
+        readonly=element.find("readonly") is not None,
+        chain=tuple(_chain(element)),
+    )
+
+
+def _chain(element: etree._Element) -> list[str]:
+    """The files of an image chain, the live image first."""
+    files = []
+    layer: etree._Element | None = element
+    while layer is not None:
+        source = _attribute(layer, "source", "file")
+        if source:
+            files.append(source)
+        layer = layer.find("backingStore")
+    return files
+
+
+def _backing_store(path: str) -> etree._Element:
+    store = etree.Element("backingStore", type="file")
+    etree.SubElement(store, "format", type="qcow2")
+    etree.SubElement(store, "source", file=path)
+    etree.SubElement(store, "backingStore")
+    return store
+
+
+def _attribute(element: etree._Element, child: str, name: str) -> str:
+    found = element.find(child)
+    return found.get(name, "") if found is not None else ""
+
+
+def _memory(root: etree._Element) -> int:
+    element = root.find("memory")
+    if element is None or not (element.text or "").strip().isdigit():
+        return 0
+    return int(element.text or 0) * _MEMORY_UNITS.get(element.get("unit", "KiB"), 1 << 10)

@@ -1,0 +1,11 @@
+"""How the host says no. The runner turns a `HostFailure` into the return value of the step it happened in."""
+
+from vmkeep.contract.errors import TryLater
+
+
+class HostFailure(Exception):  # noqa: N818 - the field's word
+    """A program, libvirt or a file refused; the text is for people."""
+
+
+class HypervisorAway(TryLater):
+    """libvirt's daemon does not answer; it may be restarting."""

@@ -1,0 +1,213 @@
+"""Directories held by descriptor: files are made, linked, renamed and removed in them without following a link.
+
+Every path from the directory comes through `open_folder` or `make_folder`: it must lie below a root that the local settings
+allow, and no component below that root may be a symbolic link. Called by the operations; libvirt and qemu-img get paths.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from nodeagent.host.errors import HostFailure
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Access:
+    """Owner, group and mode to set; None leaves what is there."""
+
+    uid: int | None = None
+    gid: int | None = None
+    mode: int | None = None
+
+    def apply(self, descriptor: int) -> None:
+        """Set them on an open file or directory."""
+        if self.uid is not None or self.gid is not None:
+            os.fchown(descriptor, -1 if self.uid is None else self.uid, -1 if self.gid is None else self.gid)
+        if self.mode is not None:
+            os.fchmod(descriptor, self.mode)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One open directory."""
+
+    path: Path
+    descriptor: int
+
+    def exists(self, name: str) -> bool:
+        """Whether there is anything of this name."""
+        return self.status(name) is not None
+
+    def status(self, name: str) -> os.stat_result | None:
+        """What stat says of a name, not following a link; None where there is none."""
+        try:
+            return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def names(self) -> list[str]:
+        """What lies here, sorted."""
+        return sorted(os.listdir(self.descriptor))
+
+    @contextlib.contextmanager
+    def opened(self, name: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> Iterator[int]:
+        """A plain file's descriptor; a link, pipe or device is refused."""
+        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode, dir_fd=self.descriptor)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise HostFailure(f"{self.path / name} is not a plain file")
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def read(self, name: str, most: int = 16 << 20) -> bytes:
+        """A small file's content."""
+        with self.opened(name) as descriptor:
+            if os.fstat(descriptor).st_size > most:
+                raise HostFailure(f"{self.path / name} is larger than {most} bytes")
+            with os.fdopen(os.dup(descriptor), "rb") as file:
+                return file.read()
+
+    def write(self, name: str, content: bytes, access: Access) -> None:
+        """Put a small file in place as a whole: temporary name, fsync, rename, fsync of the directory."""
+        making = f".{name}.partial"
+        self.remove(making)
+        with self.opened(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
+            access.apply(descriptor)
+            with os.fdopen(os.dup(descriptor), "wb") as file:
+                file.write(content)
+            os.fsync(descriptor)
+        os.rename(making, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+        self.sync()
+
+    def set_access(self, name: str, access: Access) -> None:
+        """Owner, group and mode of a file here."""
+        with self.opened(name) as descriptor:
+            access.apply(descriptor)
+
+    def link_to(self, name: str, target: "Folder", new_name: str) -> None:
+        """Give a file a second name elsewhere on the same filesystem; done where it has it, never over another file."""
+        try:
+            os.link(name, new_name, src_dir_fd=self.descriptor, dst_dir_fd=target.descriptor, follow_symlinks=False)
+        except FileExistsError:
+            if not self.is_same(name, target, new_name):
+                raise HostFailure(
+                    f"{target.path / new_name} exists and is another file; nothing is written over"
+                ) from None
+
+    def is_same(self, name: str, other: "Folder", other_name: str) -> bool:
+        """Whether two names are one file."""
+        mine, theirs = self.status(name), other.status(other_name)
+        return mine is not None and theirs is not None and os.path.samestat(mine, theirs)
+
+    def rename_over(self, name: str, target: "Folder", new_name: str) -> None:
+        """Rename, replacing what bears the new name in one step."""
+        os.rename(name, new_name, src_dir_fd=self.descriptor, dst_dir_fd=target.descriptor)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; fine where it is gone."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.descriptor)
+
+    def sync(self) -> None:
+        """Make names durable."""
+        os.fsync(self.descriptor)
+
+    def free_bytes(self) -> int:
+        """What an ordinary writer may still use here."""
+        found = os.fstatvfs(self.descriptor)
+        return found.f_bavail * found.f_frsize
+
+    @property
+    def device(self) -> int:
+        """The filesystem's number: renames work within one."""
+        return os.fstat(self.descriptor).st_dev
+
+
+@contextlib.contextmanager
+def open_folder(path: PurePath, roots: Sequence[str]) -> Iterator[Folder]:
+    """An existing directory below one of the roots. FileNotFoundError where it is missing, HostFailure where not allowed."""
+    descriptor = _walk(path, roots, None)
+    try:
+        yield Folder(Path(path), descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def make_folder(path: PurePath, roots: Sequence[str], access: Access) -> Iterator[Folder]:
+    """A directory below one of the roots; what is missing of it is made, with this access."""
+    descriptor = _walk(path, roots, access)
+    try:
+        yield Folder(Path(path), descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_empty(path: PurePath, stop: PurePath, roots: Sequence[str]) -> None:
+    """Remove a directory and its parents below `stop`, as far as they are empty."""
+    current = path
+    while current != stop and current.is_relative_to(stop):
+        try:
+            with open_folder(current.parent, roots) as parent:
+                os.rmdir(current.name, dir_fd=parent.descriptor)
+                parent.sync()
+        except FileNotFoundError:
+            pass
+        except OSError as why:
+            if why.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+                return
+            raise
+        current = current.parent
+
+
+def root_of(path: PurePath, roots: Sequence[str]) -> PurePath | None:
+    """The allowed root a path lies below, the longest if several."""
+    fitting = [PurePath(root) for root in roots if path.is_relative_to(root)]
+    return max(fitting, key=lambda root: len(root.parts), default=None)
+
+
+def _walk(path: PurePath, roots: Sequence[str], access: Access | None) -> int:
+    root = root_of(path, roots)
+    if root is None or ".." in path.parts:
+        raise HostFailure(f"{path} lies outside the roots allowed on this node: {', '.join(roots)}")
+    # The root itself is the admin's word in a local file and may be a link; nothing below it may.
+    descriptor = os.open(os.path.realpath(root), _DIRECTORY)
+    for part in path.relative_to(root).parts:
+        descriptor = _step_into(descriptor, part, path, access)
+    return descriptor
+
+
+def _step_into(descriptor: int, part: str, path: PurePath, access: Access | None) -> int:
+    try:
+        for _ in range(100):  # another machine's clean-up may remove an empty parent between making and opening
+            try:
+                return os.open(part, _DIRECTORY, dir_fd=descriptor)
+            except FileNotFoundError:
+                if access is None:
+                    raise
+                _make(descriptor, part, access)
+        raise HostFailure(f"{path} is removed as often as it is made")
+    except OSError as why:
+        if why.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise HostFailure(f"{path}: {part!r} is a symbolic link or no directory; links are not followed") from None
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _make(parent: int, name: str, access: Access) -> None:
+    with contextlib.suppress(FileExistsError, FileNotFoundError):
+        os.mkdir(name, 0o700, dir_fd=parent)
+        made = os.open(name, _DIRECTORY, dir_fd=parent)
+        try:
+            access.apply(made)
+        finally:
+            os.close(made)
+        os.fsync(parent)

@@ -1,0 +1,256 @@
+"""The one door to libvirt: look, save, restore, stream a backing file into its image. Nothing else is asked of it.
+
+One connection is shared by all workers; libvirt's keep-alive breaks it when the daemon hangs, so every call ends. A broken
+connection raises HypervisorAway and the next call connects anew.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import libvirt
+
+from nodeagent.host.description import Description, describe
+from nodeagent.host.errors import HostFailure, HypervisorAway
+
+_AWAY_DOMAINS = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
+_STATE_MAGIC_COMPLETE = b"LibvirtQemudSave"
+_KEEPALIVE_SECONDS, _KEEPALIVE_MISSES = 5, 3
+_POLL_SECONDS = (0.01, 0.1)
+
+
+class Power(StrEnum):
+    """What a machine is doing; the words of the manifest."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    OFF = "off"
+
+
+@dataclass(frozen=True)
+class View:
+    """A machine as libvirt sees it now. `xml` is the live description of one that runs, else the persistent one."""
+
+    power: Power
+    persistent: bool
+    stopped_by_itself: bool
+    xml: str
+    description: Description
+
+    @property
+    def is_active(self) -> bool:
+        """Whether QEMU runs for it."""
+        return self.power is not Power.OFF
+
+
+@dataclass(frozen=True)
+class Job:
+    """A block job. Bytes done and in all; bandwidth in MiB/s, 0 for unlimited."""
+
+    is_pull: bool
+    done: int
+    total: int
+    bandwidth: int
+
+
+class Hypervisor:
+    """libvirt on this node."""
+
+    _loop: ClassVar[threading.Thread | None] = None
+    _loop_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._lock = threading.Lock()
+        self._connection: libvirt.virConnect | None = None
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            _ignoring_errors(connection.close)
+
+    def version(self) -> str:
+        """libvirt's and QEMU's version, for the manifest."""
+        with self._connected() as connection:
+            return f"libvirt {_dotted(connection.getLibVersion())}, qemu {_dotted(connection.getVersion())}"
+
+    def look(self, name: str) -> View | None:
+        """A machine as it is now; None where libvirt knows none of that name."""
+        with self._connected() as connection:
+            domain = _lookup(connection, name)
+            if domain is None:
+                return None
+            state, reason = domain.state()
+            flags = libvirt.VIR_DOMAIN_XML_SECURE
+            xml = domain.XMLDesc(flags)
+            persistent = bool(domain.isPersistent())
+        return View(_power(state), persistent, _stopped_by_itself(state, reason), xml, describe(xml))
+
+    def save(self, name: str, path: str) -> None:
+        """Write a machine's memory to a file and stop it; it is off afterwards."""
+        with self._connected() as connection:
+            _known(connection, name).saveFlags(path, None, 0)
+
+    def is_saving(self, name: str) -> bool:
+        """Whether a save that somebody started is still being written."""
+        with self._connected() as connection:
+            domain = _lookup(connection, name)
+            if domain is None:
+                return False
+            return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+
+    def saved_description(self, path: str) -> str:
+        """The XML inside a state file, with what is secret in it."""
+        with self._connected() as connection:
+            return str(connection.saveImageGetXMLDesc(path, libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE))
+
+    def restore(self, path: str, xml: str, power: Power) -> None:
+        """Bring a machine back from its state file, with this XML, running or paused."""
+        paused = power is Power.PAUSED
+        flags = libvirt.VIR_DOMAIN_SAVE_PAUSED if paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
+        with self._connected() as connection:
+            connection.restoreFlags(path, xml, flags)
+
+    def start(self, name: str, *, paused: bool = False) -> None:
+        """Start a machine that is off."""
+        with self._connected() as connection:
+            _known(connection, name).createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+
+    def resume(self, name: str) -> None:
+        """Let a paused machine go on."""
+        with self._connected() as connection:
+            _known(connection, name).resume()
+
+    def destroy(self, name: str) -> None:
+        """Stop a machine at once, as if its plug were pulled."""
+        with self._connected() as connection:
+            _known(connection, name).destroy()
+
+    def pull(self, name: str, target: str, bandwidth: int) -> None:
+        """Start to stream a disk's backing file into its image. Bandwidth in MiB/s, 0 for unlimited."""
+        with self._connected() as connection:
+            _known(connection, name).blockPull(target, bandwidth, 0)
+
+    def job(self, name: str, target: str) -> Job | None:
+        """The block job at work on a disk."""
+        with self._connected() as connection:
+            info = _known(connection, name).blockJobInfo(target, 0)
+        if not info:
+            return None
+        is_pull = info["type"] == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_PULL
+        return Job(is_pull, info["cur"], info["end"], info["bandwidth"])
+
+    def wait_for_job(self, name: str, target: str, progress: Callable[[Job], None]) -> None:
+        """Return when no job is at work on a disk any more, however it ended: the image says what became of it."""
+        pause, longest = _POLL_SECONDS
+        while (job := self.job(name, target)) is not None:
+            progress(job)
+            time.sleep(pause)
+            pause = min(pause * 1.5, longest)
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        connection = self._connect()
+        try:
+            yield connection
+        except libvirt.libvirtError as why:
+            if _is_away(connection, why):
+                self._forget(connection)
+                raise HypervisorAway(f"libvirt at {self._uri} does not answer: {why}") from None
+            raise HostFailure(f"libvirt: {why}") from None
+
+    def _connect(self) -> libvirt.virConnect:
+        with self._lock:
+            if self._connection is None:
+                self._start_loop()
+                try:
+                    self._connection = libvirt.open(self._uri)
+                    self._connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_MISSES)
+                except libvirt.libvirtError as why:
+                    self._connection = None
+                    raise HypervisorAway(f"libvirt at {self._uri} does not answer: {why}") from None
+            return self._connection
+
+    def _forget(self, connection: libvirt.virConnect) -> None:
+        with self._lock:
+            if self._connection is connection:
+                self._connection = None
+        _ignoring_errors(connection.close)
+
+    @classmethod
+    def _start_loop(cls) -> None:
+        """Keep-alive needs libvirt's event loop; one a process."""
+        with cls._loop_lock:
+            if cls._loop is None:
+                libvirt.registerErrorHandler(lambda *_: None, None)
+                libvirt.virEventRegisterDefaultImpl()
+                cls._loop = threading.Thread(target=_run_loop, name="libvirt-events", daemon=True)
+                cls._loop.start()
+
+
+def is_complete_state(beginning: bytes) -> bool:
+    """Whether the first bytes of a state file say that it was written to its end."""
+    return beginning.startswith(_STATE_MAGIC_COMPLETE)
+
+
+def _run_loop() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def _lookup(connection: libvirt.virConnect, name: str) -> libvirt.virDomain | None:
+    try:
+        return connection.lookupByName(name)
+    except libvirt.libvirtError as why:
+        if why.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+
+
+def _known(connection: libvirt.virConnect, name: str) -> libvirt.virDomain:
+    domain = _lookup(connection, name)
+    if domain is None:
+        raise HostFailure(f"libvirt knows no machine {name} any more")
+    return domain
+
+
+def _power(state: int) -> Power:
+    if state in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED, libvirt.VIR_DOMAIN_NOSTATE):
+        return Power.OFF
+    return Power.PAUSED if state == libvirt.VIR_DOMAIN_PAUSED else Power.RUNNING
+
+
+def _stopped_by_itself(state: int, reason: int) -> bool:
+    """Whether a person or the guest switched it off, rather than a save, a crash or a lost daemon."""
+    wanted = (libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED)
+    return state == libvirt.VIR_DOMAIN_SHUTOFF and reason in wanted
+
+
+def _is_away(connection: libvirt.virConnect, why: libvirt.libvirtError) -> bool:
+    if why.get_error_domain() in _AWAY_DOMAINS or why.get_error_code() in (
+        libvirt.VIR_ERR_NO_CONNECT,
+        libvirt.VIR_ERR_INVALID_CONN,
+        libvirt.VIR_ERR_RPC,
+    ):
+        return True
+    try:
+        return not connection.isAlive()
+    except libvirt.libvirtError:
+        return True
+
+
+def _ignoring_errors(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except libvirt.libvirtError:
+        return
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

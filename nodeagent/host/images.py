@@ -1,0 +1,40 @@
+"""The one door to qemu-img, and what image headers say. Formats are always given, never probed."""
+
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import Folder
+from nodeagent.host.programs import run
+from nodeagent.host.qcow2 import Header, read_header
+
+FORMAT = "qcow2"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Verbs on disk images. `quick_seconds` bounds what touches metadata only, `long_seconds` what moves data."""
+
+    quick_seconds: float = 60.0
+    long_seconds: float = 24 * 3600.0
+
+    def header(self, folder: Folder, name: str) -> Header:
+        """What an image says of itself; also while QEMU has it open."""
+        with folder.opened(name) as descriptor:
+            return read_header(descriptor, str(folder.path / name))
+
+    def create_overlay(self, path: PurePath, backing: PurePath, size: int) -> None:
+        """An empty image over a backing file that may not bear that name yet. `size` in bytes."""
+        arguments = ["create", "-q", "-f", FORMAT, "-u", "-b", str(backing), "-F", FORMAT, str(path), str(size)]
+        run("qemu-img", arguments, self.quick_seconds)
+
+    def flatten(self, path: PurePath) -> None:
+        """Make an image whole that nobody has open: its backing file is read into it and named no more."""
+        run("qemu-img", ["rebase", "-q", "-f", FORMAT, "-b", "", str(path)], self.long_seconds)
+
+    def check(self, path: PurePath) -> None:
+        """HostFailure where an image that nobody has open is damaged."""
+        try:
+            run("qemu-img", ["check", "-q", "-f", FORMAT, str(path)], self.long_seconds)
+        except HostFailure as why:
+            raise HostFailure(f"the image is damaged: {why}") from why

@@ -1,0 +1,172 @@
+"""The journal of one operation: what was ordered, what began, what ended, how it came out. Append-only, fsynced, local.
+
+One file per leaf and mode, one JSON object a line. What ended is skipped after a restart; what began is asked of the host.
+The file goes when the result has been reported to the directory. Written by the runner, listed by the cycle.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from nodeagent.order import Order
+
+Fact: TypeAlias = str | int | float | bool
+_SUFFIX = ".journal"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an operation came out."""
+
+    code: int
+    sentence: str
+
+
+@dataclass
+class Record:
+    """What the lines of a journal add up to."""
+
+    order: Order | None = None
+    began: dict[str, float] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+    undone: set[str] = field(default_factory=set)
+    facts: dict[str, Fact] = field(default_factory=dict)
+    postponed: int = 0
+    failure: Outcome | None = None
+    result: Outcome | None = None
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        """Add one line."""
+        event, step = line.get("event"), line.get("step", "")
+        self.facts.update(line.get("facts", {}))
+        match event:
+            case "order":
+                self.order = Order.model_validate(line["order"])
+            case "began":
+                self.began[step] = line["at"]
+            case "ended":
+                self.ended.add(step)
+            case "undone":
+                self.undone.add(step)
+            case "postponed":
+                self.postponed += 1
+            case "failed":
+                self.failure = Outcome(line["code"], line["sentence"])
+            case "result":
+                self.result = Outcome(line["code"], line["sentence"])
+
+
+class Journal:
+    """One operation's journal, open for appending."""
+
+    def __init__(self, path: Path, record: Record) -> None:
+        self.path = path
+        self.record = record
+
+    @property
+    def order(self) -> Order:
+        """What is to be done."""
+        assert self.record.order is not None, f"{self.path} begins without an order"
+        return self.record.order
+
+    def began(self, step: str, at: float) -> None:
+        """A step is about to touch something. `at` in seconds since the epoch."""
+        self._append({"event": "began", "step": step, "at": at})
+
+    def ended(self, step: str, facts: Mapping[str, Fact]) -> None:
+        """A step is over, and what it found out."""
+        self._append({"event": "ended", "step": step, "facts": dict(facts)})
+
+    def undone(self, step: str, facts: Mapping[str, Fact]) -> None:
+        """A step's doing was taken back."""
+        self._append({"event": "undone", "step": step, "facts": dict(facts)})
+
+    def postponed(self, sentence: str) -> None:
+        """The outside world was not ready."""
+        self._append({"event": "postponed", "sentence": sentence})
+
+    def failed(self, code: int, sentence: str) -> None:
+        """The operation is to be taken back; written before anything is."""
+        self._append({"event": "failed", "code": int(code), "sentence": sentence})
+
+    def result(self, outcome: Outcome) -> None:
+        """Nothing more will be done; this is to be reported."""
+        self._append({"event": "result", "code": outcome.code, "sentence": outcome.sentence})
+
+    def remove(self) -> None:
+        """The result is in the directory; the journal has done its duty."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        _sync_directory(self.path.parent)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        data = (json.dumps(line, separators=(",", ":")) + "\n").encode()
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, data)
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+        self.record.take(line)
+
+
+class Journals:
+    """Every journal of this node."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def create(self, order: Order) -> Journal:
+        """A new journal with its order durable in it."""
+        journal = Journal(self._path(order.machine, order.timestamp, order.mode), Record())
+        line = json.dumps({"event": "order", "order": order.model_dump(mode="json")}, separators=(",", ":")) + "\n"
+        making = journal.path.with_suffix(".partial")
+        making.unlink(missing_ok=True)
+        descriptor = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, line.encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        making.rename(journal.path)
+        _sync_directory(self._directory)
+        journal.record.take(json.loads(line))
+        return journal
+
+    def find(self, machine: str, timestamp: str, mode: str) -> Journal | None:
+        """The journal of one operation, where there is one."""
+        path = self._path(machine, timestamp, mode)
+        return self._open(path) if path.exists() else None
+
+    def all(self) -> list[Journal]:
+        """Every journal that can be read, in order of name."""
+        found = (self._open(path) for path in sorted(self._directory.glob(f"*{_SUFFIX}")))
+        return [journal for journal in found if journal is not None]
+
+    def _path(self, machine: str, timestamp: str, mode: str) -> Path:
+        return self._directory / f"{machine}.{timestamp}.{mode}{_SUFFIX}"
+
+    def _open(self, path: Path) -> Journal | None:
+        record = Record()
+        content = path.read_text(encoding="utf-8", errors="replace")
+        whole = content[: content.rfind("\n") + 1]
+        for text in whole.splitlines():
+            record.take(json.loads(text))
+        if record.order is None:
+            return None
+        if whole != content:  # the last line was torn by a crash; nothing was done on its word
+            os.truncate(path, len(whole.encode()))
+        return Journal(path, record)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,163 @@
+"""Saves a running or paused machine's memory and lets it run on from it. Called by the snapshot's plan.
+
+A machine is let go only after its image chain has been proven in the stopped QEMU: it is restored paused, looked at, then
+resumed. What a killed agent left in between is told apart by the state file's first bytes, libvirt, and the overlays.
+"""
+
+import os
+import time
+from pathlib import PurePosixPath
+
+from nodeagent.host.description import with_chain
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import open_folder
+from nodeagent.host.hypervisor import Power, View, is_complete_state
+from nodeagent.order import Order, OrderDisk
+from nodeagent.steps import NO_FACTS, Facts, Host
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused, TryLater
+
+_SAVE_POLL_SECONDS = 0.2
+_FOREIGN_SAVE_SECONDS = 1800.0
+
+
+class Resuming:
+    """The instant of one snapshot. Each verb may be repeated."""
+
+    def __init__(self, order: Order, host: Host) -> None:
+        self._order = order
+        self._host = host
+
+    # saving
+
+    def save(self, _facts: Facts) -> Facts:
+        """Save the memory, on the RAM disk if that goes well, else in retain."""
+        self._drop_states()
+        last: HostFailure | None = None
+        for candidate in self._order.state_candidates:
+            down_at = self._host.wall_clock()
+            try:
+                self._host.hypervisor.save(self._order.machine, str(candidate))
+            except HostFailure as why:
+                last = why
+                self._refuse_unless_it_runs(why)
+                continue
+            return {"state_path": str(candidate), "down_at": down_at}
+        raise last or HostFailure("there is no place to save the memory to")
+
+    def _refuse_unless_it_runs(self, why: HostFailure) -> None:
+        """A failed save leaves the machine running; anything else is no reason to try another place."""
+        view = self._host.hypervisor.look(self._order.machine)
+        if view is None or not view.is_active:
+            raise Refused(ReturnValue.GUEST_STOPPED, f"{self._order.machine} stopped while it was being saved: {why}")
+
+    def saved(self, facts: Facts) -> Facts | None:
+        """Whether a save that began came to its end."""
+        self._wait_for_a_save_without_us()
+        view = self._look()
+        if view is not None and view.is_active:
+            return None
+        for candidate in self._order.state_candidates:
+            if self._is_complete(candidate):
+                return {"state_path": str(candidate), "down_at": facts["save_began"]}
+        return None
+
+    def _wait_for_a_save_without_us(self) -> None:
+        deadline = time.monotonic() + _FOREIGN_SAVE_SECONDS
+        while self._host.hypervisor.is_saving(self._order.machine):
+            if time.monotonic() > deadline:
+                raise TryLater(f"{self._order.machine} is still being saved")
+            time.sleep(_SAVE_POLL_SECONDS)
+
+    def bring_back(self, facts: Facts) -> Facts:
+        """Take a save back: the machine runs on from its memory, on its old images; the state file goes."""
+        view = self._look()
+        if view is None or not view.is_active:
+            self._restart(view)
+        self._drop_states()
+        return NO_FACTS
+
+    def _restart(self, view: View | None) -> None:
+        hypervisor = self._host.hypervisor
+        for candidate in self._order.state_candidates:
+            if self._is_complete(candidate):
+                path = str(candidate)
+                hypervisor.restore(path, hypervisor.saved_description(path), Power(self._order.power))
+                return
+        if view is not None and not view.stopped_by_itself:
+            hypervisor.start(self._order.machine, paused=self._order.power == Power.PAUSED)
+
+    # resuming
+
+    def resume(self, facts: Facts) -> Facts:
+        """Let the machine run on over its overlays, once their chain is proven."""
+        view = self._look()
+        if view is None or not view.is_active:
+            if self._ran_on():
+                return self._after_it_ran_on(view)
+            self._restore_paused(str(facts["state_path"]))
+        self._prove_chain()
+        if self._order.power == Power.RUNNING:
+            self._host.hypervisor.resume(self._order.machine)
+        return self._is_up(facts)
+
+    def resumed(self, facts: Facts) -> Facts | None:
+        """Whether the machine is in the state it was in."""
+        view = self._look()
+        return self._is_up(facts) if view is not None and view.power == self._order.power else None
+
+    def _is_up(self, facts: Facts) -> Facts:
+        return {"downtime": max(0.0, self._host.wall_clock() - float(facts["down_at"]))}
+
+    def _restore_paused(self, state: str) -> None:
+        hypervisor = self._host.hypervisor
+        retain = self._order.paths.retain
+        chains = {disk.target: str(retain / disk.kept) for disk in self._order.disks}
+        hypervisor.restore(state, with_chain(hypervisor.saved_description(state), chains), Power.PAUSED)
+
+    def _prove_chain(self) -> None:
+        """QEMU must have every overlay open over its retained image; else it would read zeros for data."""
+        view = self._look()
+        if view is None or not view.is_active:
+            raise HostFailure("the machine stopped as soon as it was restored")
+        chains = {disk.target: disk.chain for disk in view.description.disks}
+        for disk in self._order.disks:
+            expected = (disk.path, str(self._order.paths.retain / disk.kept))
+            if chains.get(disk.target) != expected:
+                self._host.hypervisor.destroy(self._order.machine)
+                raise HostFailure(f"{disk.target} came up over {chains.get(disk.target)}, not over {expected}")
+
+    def _ran_on(self) -> bool:
+        """Whether the guest wrote to its overlays, so that its saved memory is of the past."""
+        return not all(self._is_empty(disk) for disk in self._order.disks)
+
+    def _after_it_ran_on(self, view: View | None) -> Facts:
+        if view is not None and view.stopped_by_itself:
+            return {"stopped": "the machine was switched off right after it ran on"}
+        self._host.hypervisor.start(self._order.machine)
+        return {"stopped": "the machine had to be started anew: it stopped right after it ran on"}
+
+    def _is_empty(self, disk: OrderDisk) -> bool:
+        path = PurePosixPath(disk.path)
+        with open_folder(path.parent, self._host.roots) as images:
+            return self._host.images.header(images, path.name).is_empty
+
+    # state files
+
+    def _is_complete(self, path: PurePosixPath) -> bool:
+        try:
+            with open_folder(path.parent, self._host.roots) as folder, folder.opened(path.name) as descriptor:
+                return is_complete_state(os.pread(descriptor, 16, 0))
+        except FileNotFoundError:
+            return False
+
+    def _drop_states(self) -> None:
+        for candidate in self._order.state_candidates:
+            try:
+                with open_folder(candidate.parent, self._host.roots) as folder:
+                    folder.remove(candidate.name)
+            except FileNotFoundError:
+                continue
+
+    def _look(self) -> View | None:
+        return self._host.hypervisor.look(self._order.machine)

@@ -1,0 +1,201 @@
+"""Snapshot: save memory and disks of one instant and let the machine run on, over empty images.
+
+    directories → entry → overlays → [save] → firmware → swap → [resume] → description → state → making
+
+Steps in brackets are for machines that run or are paused. From save to resume the machine stands still; nothing there waits
+for the directory or the network, and what can be prepared is done before. Taking back: an image whose overlay is still empty
+gets its name back; one that was written to is made whole instead.
+"""
+
+from contextlib import AbstractContextManager
+from pathlib import PurePosixPath
+
+from nodeagent.host.copying import copy_file, digest_file
+from nodeagent.host.description import without_chains
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
+from nodeagent.host.hypervisor import Power
+from nodeagent.operations.making import NAME as MAKING_NAME
+from nodeagent.operations.making import MadeFile, Making, write_making
+from nodeagent.operations.resuming import Resuming
+from nodeagent.operations.swapping import Swapping
+from nodeagent.order import Order
+from nodeagent.steps import NO_FACTS, Facts, Host, Step, access
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.paths import STAND_IN_STATE
+
+_PRIVATE = Access(mode=0o600)
+
+
+def snapshot(order: Order, host: Host) -> tuple[Step, ...]:
+    """The steps of a snapshot."""
+    files, swapping, resuming = _Files(order, host), Swapping(order, host), Resuming(order, host)
+    before = (
+        Step("directories", "make the retain directory", ReturnValue.CANNOT_CREATE_DIRECTORY, files.make_directory)
+        .undone_by(files.remove_directory),
+        Step("entry", "keep the directory entry", ReturnValue.CANNOT_SAVE_BACKEND_ENTRY, files.write_entry)
+        .undone_by(files.remove_entry),
+        Step("overlays", "create the new images", ReturnValue.CANNOT_CREATE_IMAGE, swapping.create)
+        .undone_by(swapping.remove_created),
+    )  # fmt: skip
+    after = (
+        Step("description", "keep the machine's description", ReturnValue.CANNOT_SAVE_XML, files.write_description)
+        .undone_by(files.remove_description),
+        Step("state", "keep the machine's memory", ReturnValue.CANNOT_COPY_STATE_TO_RETAIN, files.keep_state)
+        .undone_by(files.remove_state),
+        Step("making", "note what the set holds", ReturnValue.CANNOT_WRITE_TO_BACKUP, files.write_making)
+        .undone_by(files.remove_making),
+    )  # fmt: skip
+    firmware = (
+        Step("firmware", "keep the firmware's files", ReturnValue.CANNOT_COPY_FILE, files.keep_firmware)
+        .undone_by(files.remove_firmware)
+        .while_guest_is_down(_was_active(order)),
+    ) if order.firmware else ()  # fmt: skip
+    return (*before, *_instant(order, swapping, resuming, firmware), *after)
+
+
+def _instant(order: Order, swapping: Swapping, resuming: Resuming, firmware: tuple[Step, ...]) -> tuple[Step, ...]:
+    """What happens while the machine stands still."""
+    swap = (
+        Step("swap", "put the new images in place", ReturnValue.CANNOT_RENAME_IMAGE, swapping.swap)
+        .undone_by(swapping.swap_back)
+        .while_guest_is_down(_was_active(order))
+    )
+    if not _was_active(order):
+        return (*firmware, swap)
+    save = (
+        Step("save", "save the machine's memory", ReturnValue.CANNOT_SAVE_STATE, resuming.save, resuming.saved)
+        .undone_by(resuming.bring_back)
+        .while_guest_is_down(True)
+    )
+    resume = Step(
+        "resume", "let the machine run on", ReturnValue.CANNOT_RESTORE_MACHINE, resuming.resume, resuming.resumed
+    ).while_guest_is_down(True)
+    return (save, *firmware, swap, resume)
+
+
+def _was_active(order: Order) -> bool:
+    return order.power != Power.OFF
+
+
+class _Files:
+    """The files of the set in the making. Each verb may be repeated."""
+
+    def __init__(self, order: Order, host: Host) -> None:
+        self._order = order
+        self._host = host
+        self._paths = order.paths
+
+    def make_directory(self, _facts: Facts) -> Facts:
+        with make_folder(self._paths.retain, self._host.roots, access(self._order.directories)) as retain:
+            retain.sync()
+        return NO_FACTS
+
+    def remove_directory(self, _facts: Facts) -> Facts:
+        remove_empty(self._paths.retain, self._paths.retain_root, self._host.roots)
+        return NO_FACTS
+
+    def write_entry(self, _facts: Facts) -> Facts:
+        return self._write(self._paths.ldif, self._order.ldif)
+
+    def remove_entry(self, _facts: Facts) -> Facts:
+        return self._remove(self._paths.ldif)
+
+    def write_description(self, facts: Facts) -> Facts:
+        if self._order.power == Power.OFF:
+            view = self._host.hypervisor.look(self._order.machine)
+            if view is None:
+                raise HostFailure("libvirt does not know the machine any more")
+            return self._write(self._paths.xml, view.xml)
+        return self._write(
+            self._paths.xml, without_chains(self._host.hypervisor.saved_description(str(facts["state_path"])))
+        )
+
+    def remove_description(self, _facts: Facts) -> Facts:
+        return self._remove(self._paths.xml)
+
+    def keep_firmware(self, _facts: Facts) -> Facts:
+        for item in self._order.firmware:
+            path = PurePosixPath(item.path)
+            with self._retain() as retain, open_folder(path.parent, self._host.roots) as source:
+                retain.remove(item.kept)
+                copy_file((source, path.name), (retain, item.kept), _PRIVATE)
+        return NO_FACTS
+
+    def remove_firmware(self, _facts: Facts) -> Facts:
+        for item in self._order.firmware:
+            self._remove(item.kept)
+        return NO_FACTS
+
+    def keep_state(self, facts: Facts) -> Facts:
+        if self._order.power == Power.OFF:
+            # No line end when written: older tools compare the whole content.
+            return self._write(self._paths.state, STAND_IN_STATE, _PRIVATE)
+        saved = PurePosixPath(str(facts["state_path"]))
+        with self._retain() as retain, open_folder(saved.parent, self._host.roots) as source:
+            if source.exists(saved.name) and saved.parent != self._paths.retain:
+                retain.remove(self._paths.state)
+                content = copy_file((source, saved.name), (retain, self._paths.state), _PRIVATE)
+                source.remove(saved.name)
+            else:
+                content = digest_file(retain, self._paths.state)
+                with retain.opened(self._paths.state) as descriptor:
+                    _PRIVATE.apply(descriptor)
+        return {"state_size": content.size, "state_digest": content.digest}
+
+    def remove_state(self, _facts: Facts) -> Facts:
+        for candidate in self._order.state_candidates:
+            if candidate.parent.name == self._order.timestamp:
+                self._remove(candidate.name)
+        return NO_FACTS
+
+    def write_making(self, facts: Facts) -> Facts:
+        with self._retain() as retain:
+            write_making(retain, self._making(facts))
+        return NO_FACTS
+
+    def remove_making(self, _facts: Facts) -> Facts:
+        return self._remove(MAKING_NAME)
+
+    def _making(self, facts: Facts) -> Making:
+        order = self._order
+        is_off = order.power == Power.OFF
+        state = MadeFile(
+            name=self._paths.state,
+            role="state",
+            size=None if is_off else int(facts["state_size"]),
+            digest=None if is_off else str(facts["state_digest"]),
+        )
+        texts = (MadeFile(name=self._paths.xml, role="xml"), MadeFile(name=self._paths.ldif, role="ldif"))
+        disks = tuple(
+            MadeFile(name=disk.kept, role="disk", target=disk.target, original_path=disk.path) for disk in order.disks
+        )
+        firmware = tuple(
+            MadeFile.model_validate({"name": item.kept, "role": item.role, "original_path": item.path})
+            for item in order.firmware
+        )
+        return Making(
+            machine=order.machine,
+            uuid=order.uuid,
+            timestamp=order.timestamp,
+            node=self._host.node,
+            power=order.power,
+            consistency="off" if is_off else "state",
+            files=(state, *texts, *disks, *firmware),
+        )
+
+    def _write(self, name: str, text: str, extra: Access | None = None) -> Facts:
+        with self._retain() as retain:
+            retain.write(name, text.encode(), extra or access(self._order.files))
+        return NO_FACTS
+
+    def _remove(self, name: str) -> Facts:
+        try:
+            with self._retain() as retain:
+                retain.remove(name)
+        except FileNotFoundError:
+            pass
+        return NO_FACTS
+
+    def _retain(self) -> AbstractContextManager[Folder]:
+        return open_folder(self._paths.retain, self._host.roots)

@@ -1,0 +1,130 @@
+"""Puts empty images in the place of a machine's disks, and takes that back. Called by the snapshot's plan.
+
+The image gets a second name in retain, then the prepared overlay is renamed over its first: at no moment is there no image at
+the path, and nothing in retain is ever written over.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import Folder, open_folder
+from nodeagent.operations.streaming import make_whole
+from nodeagent.order import Order, OrderDisk
+from nodeagent.steps import NO_FACTS, Facts, Host, access
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
+
+
+class Swapping:
+    """The overlays of one snapshot. Each verb may be repeated."""
+
+    def __init__(self, order: Order, host: Host) -> None:
+        self._order = order
+        self._host = host
+        self._paths = order.paths
+
+    def create(self, _facts: Facts) -> Facts:
+        """Make the overlays beside their images, under another name; their backing files do not exist yet."""
+        for disk in self._order.disks:
+            with self._folders(disk) as (images, _):
+                images.remove(self._new_name(disk))
+                path = images.path / self._new_name(disk)
+                self._host.images.create_overlay(path, self._paths.retain / disk.kept, disk.size)
+                self._give_access(images, disk)
+                images.sync()
+        return NO_FACTS
+
+    def _give_access(self, images: Folder, disk: OrderDisk) -> None:
+        """As the plan says, else as the image it takes the place of."""
+        wanted, old = access(self._order.files), images.status(PurePosixPath(disk.path).name)
+        assert old is not None, disk.path
+        with images.opened(self._new_name(disk)) as descriptor:
+            os.fchown(
+                descriptor,
+                old.st_uid if wanted.uid is None else wanted.uid,
+                old.st_gid if wanted.gid is None else wanted.gid,
+            )
+            os.fchmod(descriptor, old.st_mode & 0o7777 if wanted.mode is None else wanted.mode)
+            os.fsync(descriptor)
+
+    def remove_created(self, _facts: Facts) -> Facts:
+        """Remove overlays that were not put in place."""
+        for disk in self._order.disks:
+            with open_folder(PurePosixPath(disk.path).parent, self._host.roots) as images:
+                images.remove(self._new_name(disk))
+        return NO_FACTS
+
+    def swap(self, _facts: Facts) -> Facts:
+        """Put every overlay in its place."""
+        for disk in self._order.disks:
+            with self._folders(disk) as (images, retain):
+                if not self._is_swapped(images, disk):
+                    self._swap_one(images, retain, disk)
+        self._refuse_if_started_meanwhile()
+        return NO_FACTS
+
+    def _swap_one(self, images: Folder, retain: Folder, disk: OrderDisk) -> None:
+        name = PurePosixPath(disk.path).name
+        images.link_to(name, retain, disk.kept)
+        retain.sync()
+        images.rename_over(self._new_name(disk), images, name)
+        images.sync()
+
+    def _refuse_if_started_meanwhile(self) -> None:
+        """A machine that was off and is started in this very moment may have opened the image that just moved."""
+        if self._order.power != "off":
+            return
+        view = self._host.hypervisor.look(self._order.machine)
+        if view is None or not view.is_active:
+            return
+        chains = {disk.target: disk.chain for disk in view.description.disks}
+        if any(len(chains.get(disk.target, ())) < 2 for disk in self._order.disks):
+            raise Refused(
+                ReturnValue.WRONG_STATE_INFORMATION,
+                f"{self._order.machine} was started while its images were being moved; the next run saves it as it runs",
+            )
+
+    def swap_back(self, facts: Facts) -> Facts:
+        """Give every image its name back; one whose overlay was written to is made whole instead."""
+        for disk in self._order.disks:
+            with self._folders(disk) as (images, retain):
+                self._swap_one_back(images, retain, disk)
+        return NO_FACTS
+
+    def _swap_one_back(self, images: Folder, retain: Folder, disk: OrderDisk) -> None:
+        name = PurePosixPath(disk.path).name
+        if self._is_swapped(images, disk):
+            view = self._host.hypervisor.look(self._order.machine)
+            opened_overlay = view is not None and view.is_active and self._order.power != "off"
+            if self._host.images.header(images, name).is_empty and not opened_overlay:
+                retain.rename_over(disk.kept, images, name)
+                images.sync()
+            else:
+                make_whole(self._host, self._order, disk)
+        if retain.exists(disk.kept):
+            retain.remove(disk.kept)
+        retain.sync()
+
+    def _is_swapped(self, images: Folder, disk: OrderDisk) -> bool:
+        header = self._host.images.header(images, PurePosixPath(disk.path).name)
+        if header.backing_file is None:
+            return False
+        if header.backing_file != str(self._paths.retain / disk.kept):
+            raise HostFailure(
+                f"{disk.path} has become an overlay of {header.backing_file}; somebody else is at work on it"
+            )
+        return True
+
+    def _new_name(self, disk: OrderDisk) -> str:
+        return f".{PurePosixPath(disk.path).name}.{self._order.timestamp}"
+
+    @contextmanager
+    def _folders(self, disk: OrderDisk) -> Iterator[tuple[Folder, Folder]]:
+        with (
+            open_folder(PurePosixPath(disk.path).parent, self._host.roots) as images,
+            open_folder(self._paths.retain, self._host.roots) as retain,
+        ):
+            yield images, retain

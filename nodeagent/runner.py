@@ -1,0 +1,124 @@
+"""Carries an operation out over its journal: ended, skip; began, ask the host; neither, note, apply, note.
+
+A refusal takes back what began, last step first. A world that is not ready is waited for, with bounds; a machine that is down
+is waited for without. Called by the cycle in a worker, again and again until there is a result.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from structlog.typing import FilteringBoundLogger
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+from nodeagent.host.errors import HostFailure
+from nodeagent.journal import Journal, Outcome
+from nodeagent.steps import Facts, Step
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused, TryLater
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a step is retried on the spot, and how often an operation is put off before it is given up."""
+
+    seconds: float = 30.0
+    postponements: int = 20
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs the steps of one operation. `clock` gives seconds since the epoch."""
+
+    journal: Journal
+    clock: Callable[[], float]
+    log: FilteringBoundLogger
+    patience: Patience = Patience()
+
+    def run(self, steps: Sequence[Step]) -> Outcome:
+        """Go on where the journal ends. TryLater where the world is not ready; call again."""
+        record = self.journal.record
+        if record.result is not None:
+            return record.result
+        if record.failure is None:
+            self._forward(steps)
+        if record.failure is not None:
+            self._back(steps)
+        outcome = record.failure or Outcome(int(ReturnValue.SUCCESS), self.journal.order.warning)
+        self.journal.result(outcome)
+        return outcome
+
+    def _forward(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            if step.name in self.journal.record.ended:
+                continue
+            try:
+                self._carry_out(step)
+            except Refused as why:
+                self.journal.failed(why.code, why.sentence)
+                return
+            except (HostFailure, OSError) as why:
+                self.journal.failed(step.code, self._sentence(step, why))
+                return
+            except TryLater as why:
+                if self._is_postponed(step, why):
+                    raise
+                return
+            except Exception as why:  # the guest must come back even after a bug of ours
+                self.log.exception("bug", step=step.name, machine=self.journal.order.machine)
+                self.journal.failed(ReturnValue.UNDEFINED_ERROR, self._sentence(step, why))
+                return
+
+    def _carry_out(self, step: Step) -> None:
+        facts = None
+        if step.name in self.journal.record.began:
+            facts = self._patiently(lambda: step.is_done(self._facts))
+        if facts is None:
+            self.journal.began(step.name, self.clock())
+            facts = self._patiently(lambda: step.apply(self._facts))
+        self.journal.ended(step.name, facts or {})
+
+    def _back(self, steps: Sequence[Step]) -> None:
+        """Take back what began. What cannot be taken back stays as it is, and the outcome says so."""
+        for step in self._to_undo(steps):
+            try:
+                facts = self._patiently(functools.partial(self._undo, step))
+            except (HostFailure, OSError, Refused) as why:
+                failure = self.journal.record.failure
+                assert failure is not None
+                left = f"{failure.sentence}; and it could not be put back as it was ({step.doing}: {why})"
+                self.journal.failed(failure.code, left)
+                return
+            self.journal.undone(step.name, facts or {})
+
+    def _undo(self, step: Step) -> Facts:
+        return step.undo(self._facts)
+
+    def _to_undo(self, steps: Sequence[Step]) -> Iterator[Step]:
+        record = self.journal.record
+        return (step for step in reversed(steps) if step.name in record.began and step.name not in record.undone)
+
+    def _patiently(self, call: Callable[[], Facts | None]) -> Facts | None:
+        retrying = Retrying(
+            retry=retry_if_exception_type(TryLater),
+            stop=stop_after_delay(self.patience.seconds),
+            wait=wait_exponential_jitter(initial=0.05, max=2.0),
+            reraise=True,
+        )
+        return retrying(call)
+
+    def _is_postponed(self, step: Step, why: TryLater) -> bool:
+        """Whether to come back later; where that has been said too often, the operation fails instead."""
+        self.journal.postponed(str(why))
+        if step.guest_is_down or self.journal.record.postponed < self.patience.postponements:
+            return True
+        self.journal.failed(step.code, self._sentence(step, why))
+        return False
+
+    def _sentence(self, step: Step, why: BaseException) -> str:
+        return f"{self.journal.order.machine}: could not {step.doing}: {why}"
+
+    @property
+    def _facts(self) -> Facts:
+        record = self.journal.record
+        return {**{f"{name}_began": at for name, at in record.began.items()}, **record.facts}

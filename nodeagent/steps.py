@@ -1,0 +1,74 @@
+"""A step of an operation: what it does, how to ask the host whether it is done, how to take it back.
+
+Operations are tuples of steps, made in pure functions; the runner carries them out over the journal.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from nodeagent.host.copying import Progress, no_progress
+from nodeagent.host.folders import Access
+from nodeagent.host.hypervisor import Hypervisor
+from nodeagent.host.images import Images
+from nodeagent.journal import Fact
+from nodeagent.order import Ownership
+from vmkeep.contract.codes import ReturnValue
+
+Facts: TypeAlias = Mapping[str, Fact]
+NO_FACTS: Facts = {}
+
+
+def _not_known(_facts: Facts) -> Facts | None:
+    """For steps that may simply be done again."""
+    return None
+
+
+def _nothing(_facts: Facts) -> Facts:
+    """For steps that leave nothing to take back."""
+    return NO_FACTS
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step. `apply` may be repeated after a crash; it returns what later steps and the report need to know.
+
+    `is_done` is asked when the journal says that the step began but not that it ended: facts where it is done, None
+    where it has to be applied (again). `undo` is called, last step first, for whatever began. `code` is reported when
+    the host refuses. A step with `guest_is_down` is tried for as long as it takes: a machine waits for it.
+    """
+
+    name: str
+    doing: str
+    code: ReturnValue
+    apply: Callable[[Facts], Facts]
+    is_done: Callable[[Facts], Facts | None] = _not_known
+    undo: Callable[[Facts], Facts] = _nothing
+    guest_is_down: bool = False
+
+    def undone_by(self, undo: Callable[[Facts], Facts]) -> "Step":
+        """The same step with a way back."""
+        return replace(self, undo=undo)
+
+    def while_guest_is_down(self, is_down: bool) -> "Step":
+        """The same step, with a machine waiting for it or not."""
+        return replace(self, guest_is_down=is_down)
+
+
+@dataclass(frozen=True)
+class Host:
+    """The node's doors and rules, handed to every operation. `roots` are the directories that paths may lie below."""
+
+    node: str
+    hypervisor: Hypervisor
+    images: Images
+    roots: Sequence[str]
+    versions: Mapping[str, str]
+    wall_clock: Callable[[], float] = time.time
+    progress: Progress = field(default=no_progress)
+
+
+def access(ownership: Ownership) -> Access:
+    """Owner, group and mode in the host's terms."""
+    return Access(ownership.uid, ownership.gid, ownership.mode)
