@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict
 
-from vmkeep.contract.manifest import Power
+from vmkeep.contract.machine import Power
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.paths import SetPaths, set_paths
 
@@ -62,6 +62,7 @@ class Order(_Frozen):
     bandwidth: int = 0
     iterations: int = 1
     protected: tuple[str, ...] = ()
+    published: bool = False
     ldif: str = ""
     warning: str = ""
 

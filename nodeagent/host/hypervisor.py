@@ -9,26 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, ClassVar
 
 import libvirt
 
 from nodeagent.host.description import Description, describe
 from nodeagent.host.errors import HostFailure, HypervisorAway
+from vmkeep.contract.machine import Power
 
 _AWAY_DOMAINS = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
 _STATE_MAGIC_COMPLETE = b"LibvirtQemudSave"
 _KEEPALIVE_SECONDS, _KEEPALIVE_MISSES = 5, 3
 _POLL_SECONDS = (0.01, 0.1)
-
-
-class Power(StrEnum):
-    """What a machine is doing; the words of the manifest."""
-
-    RUNNING = "running"
-    PAUSED = "paused"
-    OFF = "off"
 
 
 @dataclass(frozen=True)

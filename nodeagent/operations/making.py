@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nodeagent.host.copying import Content
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder
-from vmkeep.contract.manifest import Consistency, Manifest, Power, Role, SetFile
+from vmkeep.contract.machine import Power
+from vmkeep.contract.manifest import Consistency, Manifest, Role, SetFile
 
 NAME = ".manifest.making"
 

@@ -11,11 +11,12 @@ from pathlib import PurePosixPath
 from nodeagent.host.description import with_chain
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import open_folder
-from nodeagent.host.hypervisor import Power, View, is_complete_state
+from nodeagent.host.hypervisor import View, is_complete_state
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import NO_FACTS, Facts, Host
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
+from vmkeep.contract.machine import Power
 
 _SAVE_POLL_SECONDS = 0.2
 _FOREIGN_SAVE_SECONDS = 1800.0
@@ -69,7 +70,7 @@ class Resuming:
                 raise TryLater(f"{self._order.machine} is still being saved")
             time.sleep(_SAVE_POLL_SECONDS)
 
-    def bring_back(self, facts: Facts) -> Facts:
+    def bring_back(self, _facts: Facts) -> Facts:
         """Take a save back: the machine runs on from its memory, on its old images; the state file goes."""
         view = self._look()
         if view is None or not view.is_active:
@@ -82,10 +83,10 @@ class Resuming:
         for candidate in self._order.state_candidates:
             if self._is_complete(candidate):
                 path = str(candidate)
-                hypervisor.restore(path, hypervisor.saved_description(path), Power(self._order.power))
+                hypervisor.restore(path, hypervisor.saved_description(path), self._order.power)
                 return
         if view is not None and not view.stopped_by_itself:
-            hypervisor.start(self._order.machine, paused=self._order.power == Power.PAUSED)
+            hypervisor.start(self._order.machine, paused=self._order.power is Power.PAUSED)
 
     # resuming
 
@@ -97,14 +98,14 @@ class Resuming:
                 return self._after_it_ran_on(view)
             self._restore_paused(str(facts["state_path"]))
         self._prove_chain()
-        if self._order.power == Power.RUNNING:
+        if self._order.power is Power.RUNNING:
             self._host.hypervisor.resume(self._order.machine)
         return self._is_up(facts)
 
     def resumed(self, facts: Facts) -> Facts | None:
         """Whether the machine is in the state it was in."""
         view = self._look()
-        return self._is_up(facts) if view is not None and view.power == self._order.power else None
+        return self._is_up(facts) if view is not None and view.power is self._order.power else None
 
     def _is_up(self, facts: Facts) -> Facts:
         return {"downtime": max(0.0, self._host.wall_clock() - float(facts["down_at"]))}

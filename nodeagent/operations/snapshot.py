@@ -14,7 +14,6 @@ from nodeagent.host.copying import copy_file, digest_file
 from nodeagent.host.description import without_chains
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
-from nodeagent.host.hypervisor import Power
 from nodeagent.operations.making import NAME as MAKING_NAME
 from nodeagent.operations.making import MadeFile, Making, write_making
 from nodeagent.operations.resuming import Resuming
@@ -22,6 +21,7 @@ from nodeagent.operations.swapping import Swapping
 from nodeagent.order import Order
 from nodeagent.steps import NO_FACTS, Facts, Host, Step, access
 from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.machine import Power
 from vmkeep.contract.paths import STAND_IN_STATE
 
 _PRIVATE = Access(mode=0o600)
@@ -75,7 +75,7 @@ def _instant(order: Order, swapping: Swapping, resuming: Resuming, firmware: tup
 
 
 def _was_active(order: Order) -> bool:
-    return order.power != Power.OFF
+    return order.power is not Power.OFF
 
 
 class _Files:
@@ -102,7 +102,7 @@ class _Files:
         return self._remove(self._paths.ldif)
 
     def write_description(self, facts: Facts) -> Facts:
-        if self._order.power == Power.OFF:
+        if self._order.power is Power.OFF:
             view = self._host.hypervisor.look(self._order.machine)
             if view is None:
                 raise HostFailure("libvirt does not know the machine any more")
@@ -128,7 +128,7 @@ class _Files:
         return NO_FACTS
 
     def keep_state(self, facts: Facts) -> Facts:
-        if self._order.power == Power.OFF:
+        if self._order.power is Power.OFF:
             # No line end when written: older tools compare the whole content.
             return self._write(self._paths.state, STAND_IN_STATE, _PRIVATE)
         saved = PurePosixPath(str(facts["state_path"]))
@@ -159,7 +159,7 @@ class _Files:
 
     def _making(self, facts: Facts) -> Making:
         order = self._order
-        is_off = order.power == Power.OFF
+        is_off = order.power is Power.OFF
         state = MadeFile(
             name=self._paths.state,
             role="state",

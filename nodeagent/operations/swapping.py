@@ -16,6 +16,7 @@ from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import NO_FACTS, Facts, Host, access
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
+from vmkeep.contract.machine import Power
 
 
 class Swapping:
@@ -75,7 +76,7 @@ class Swapping:
 
     def _refuse_if_started_meanwhile(self) -> None:
         """A machine that was off and is started in this very moment may have opened the image that just moved."""
-        if self._order.power != "off":
+        if self._order.power is not Power.OFF:
             return
         view = self._host.hypervisor.look(self._order.machine)
         if view is None or not view.is_active:
@@ -87,7 +88,7 @@ class Swapping:
                 f"{self._order.machine} was started while its images were being moved; the next run saves it as it runs",
             )
 
-    def swap_back(self, facts: Facts) -> Facts:
+    def swap_back(self, _facts: Facts) -> Facts:
         """Give every image its name back; one whose overlay was written to is made whole instead."""
         for disk in self._order.disks:
             with self._folders(disk) as (images, retain):
@@ -97,9 +98,7 @@ class Swapping:
     def _swap_one_back(self, images: Folder, retain: Folder, disk: OrderDisk) -> None:
         name = PurePosixPath(disk.path).name
         if self._is_swapped(images, disk):
-            view = self._host.hypervisor.look(self._order.machine)
-            opened_overlay = view is not None and view.is_active and self._order.power != "off"
-            if self._host.images.header(images, name).is_empty and not opened_overlay:
+            if self._host.images.header(images, name).is_empty and not self._has_opened_overlay(disk):
                 retain.rename_over(disk.kept, images, name)
                 images.sync()
             else:
@@ -107,6 +106,14 @@ class Swapping:
         if retain.exists(disk.kept):
             retain.remove(disk.kept)
         retain.sync()
+
+    def _has_opened_overlay(self, disk: OrderDisk) -> bool:
+        """Whether QEMU runs over the overlay now; one started in the moment of the swap may hold the old image."""
+        view = self._host.hypervisor.look(self._order.machine)
+        if view is None or not view.is_active:
+            return False
+        chains = {known.target: known.chain for known in view.description.disks}
+        return len(chains.get(disk.target, ())) > 1
 
     def _is_swapped(self, images: Folder, disk: OrderDisk) -> bool:
         header = self._host.images.header(images, PurePosixPath(disk.path).name)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
@@ -9,6 +10,14 @@ from vmkeep.contract.errors import Refused
 # Becomes a file name, a libvirt domain name and part of a DN: nothing that means something to any of them.
 _ALLOWED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ALLOWED_TARGET = re.compile(r"[a-z]{2,4}[a-z0-9]{0,4}")
+
+
+class Power(StrEnum):
+    """What a machine is doing; the words of the manifest."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    OFF = "off"
 
 
 @dataclass(frozen=True)

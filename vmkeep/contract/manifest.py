@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt
 
+from vmkeep.contract.machine import Power
 from vmkeep.contract.timestamps import from_timestamp
 
 _DIGEST = re.compile(r"blake3:[0-9a-f]{64}")
@@ -31,7 +32,6 @@ def _timestamp(text: str) -> str:
 
 
 Role = Literal["state", "xml", "ldif", "disk", "nvram", "tpm"]
-Power = Literal["running", "paused", "off"]
 Consistency = Literal["state", "quiesced", "crash", "off"]
 
 

@@ -1,0 +1,83 @@
+"""Merge: make every live image whole, so that the set's copy is no longer referred to.
+
+One step a disk. Where the set will only be renamed into the backup directory, its digest is taken meanwhile: QEMU reads the
+same blocks, so the page cache serves both and retain need not read anything. Nothing to take back: a chain left half streamed
+is whole and can be streamed on.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+from nodeagent.host.copying import Content, Progress, digest_file
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import open_folder
+from nodeagent.host.hypervisor import Job
+from nodeagent.operations.making import read_making, write_making
+from nodeagent.operations.streaming import backing_of, make_whole
+from nodeagent.order import Order, OrderDisk
+from nodeagent.steps import NO_FACTS, Facts, Host, Step
+from vmkeep.contract.codes import ReturnValue
+
+
+def merge(order: Order, host: Host) -> tuple[Step, ...]:
+    """The steps of a merge."""
+    return tuple(_merge_disk(order, host, disk) for disk in order.disks)
+
+
+def _merge_disk(order: Order, host: Host, disk: OrderDisk) -> Step:
+    return Step(
+        f"merge {disk.target}",
+        f"merge the image of {disk.target}",
+        ReturnValue.CANNOT_MERGE,
+        partial(_apply, order, host, disk),
+    )
+
+
+def _apply(order: Order, host: Host, disk: OrderDisk, _facts: Facts) -> Facts:
+    _refuse_foreign_chain(order, host, disk)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"digest-{order.machine}") as reader:
+        reading = reader.submit(_digest, order, host, disk) if stays_on_filesystem(order, host) else None
+        make_whole(host, order, disk, _Growth(host.progress))
+        if reading is not None:
+            _note_digest(order, host, disk, reading)
+    return NO_FACTS
+
+
+def _refuse_foreign_chain(order: Order, host: Host, disk: OrderDisk) -> None:
+    backing = backing_of(host, disk)
+    expected = str(order.paths.retain / disk.kept)
+    if backing not in (None, expected):
+        raise HostFailure(f"the image {disk.path} lies over {backing}, not over {expected}; somebody else changed it")
+
+
+def stays_on_filesystem(order: Order, host: Host) -> bool:
+    """Whether retain will be a rename."""
+    paths = order.paths
+    try:
+        with open_folder(paths.retain_root, host.roots) as retain, open_folder(paths.backup_root, host.roots) as backup:
+            return retain.device == backup.device
+    except FileNotFoundError:
+        return False  # retain will say what is missing
+
+
+def _digest(order: Order, host: Host, disk: OrderDisk) -> Content:
+    with open_folder(order.paths.retain, host.roots) as retain:
+        return digest_file(retain, disk.kept)
+
+
+def _note_digest(order: Order, host: Host, disk: OrderDisk, reading: "Future[Content]") -> None:
+    with open_folder(order.paths.retain, host.roots) as retain:
+        write_making(retain, read_making(retain).with_content(disk.kept, reading.result()))
+
+
+class _Growth:
+    """Turns a job's position into bytes gained, which is what progress adds up."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._seen = 0
+
+    def __call__(self, job: Job) -> None:
+        if job.done > self._seen:
+            self._progress(job.done - self._seen)
+            self._seen = job.done

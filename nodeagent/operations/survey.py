@@ -1,0 +1,302 @@
+"""Looks before anything is touched: turns a leaf into an order, or refuses with the return value and the mend.
+
+Reads the directory, libvirt and the filesystem; writes nothing. One survey a mode; called by the cycle in a worker.
+"""
+
+import grp
+import pwd
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from nodeagent.host.description import Description, XmlDisk
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import open_folder, root_of
+from nodeagent.host.hypervisor import View
+from nodeagent.operations.room import choose_ram_disk, require_room, require_same_filesystem
+from nodeagent.order import Firmware, Order, OrderDisk, Ownership
+from nodeagent.steps import Host
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
+from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.machine import DirectoryDisk, Machine, Power, check_name
+from vmkeep.contract.modes import Mode
+from vmkeep.contract.paths import MANIFEST_NAME, set_paths
+from vmkeep.contract.plan import Plan, resolve
+from vmkeep.directory.catalogue import Catalogue
+from vmkeep.directory.ldif_text import to_ldif
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the local settings allow: roots as absolute paths."""
+
+    allowed_roots: tuple[str, ...]
+    image_roots: tuple[str, ...]
+    nvram_roots: tuple[str, ...]
+    libvirt_state: str
+
+
+@dataclass(frozen=True)
+class Surveyor:
+    """Makes orders."""
+
+    catalogue: Catalogue
+    host: Host
+    rules: Rules
+
+    def survey(self, leaf: Leaf, working: Mode) -> Order:
+        """The order for one leaf that was claimed with a mode of work."""
+        machine = self._machine(leaf)
+        plan = resolve(machine.name, self.catalogue.plan_sources(machine))
+        self._check_roots(machine.name, plan)
+        surveys: dict[Mode, Callable[[Leaf, Machine, Plan], Order]] = {
+            Mode.SNAPSHOTTING: self._snapshot,
+            Mode.MERGING: self._merge,
+            Mode.RETAINING: self._retain,
+        }
+        if working not in surveys:
+            raise Refused(ReturnValue.UNDEFINED_OBJECT, f"{machine.name}: this agent cannot do {working} yet")
+        return surveys[working](leaf, machine, plan)
+
+    # the three surveys
+
+    def _snapshot(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
+        view = self._view(machine.name)
+        disks = self._consistent_disks(machine, view.description)
+        order = self._order(leaf, machine, plan, Mode.SNAPSHOTTING, disks)
+        order = order.model_copy(
+            update={
+                "uuid": view.description.uuid,
+                "power": view.power,
+                "disks": tuple(self._checked_image(machine.name, disk) for disk in order.disks),
+                "firmware": self._firmware(order, view.description),
+                "ldif": to_ldif(self.catalogue.subtree(machine.name)),
+            }
+        )
+        self._refuse_used_retain(order)
+        require_same_filesystem(order, self.host.roots)
+        memory = view.description.memory if view.is_active else 0
+        require_room(order, self.host.roots, memory)
+        ram_disk, warning = choose_ram_disk(order, plan.ram_disk, self.host.roots, memory)
+        return order.model_copy(update={"ram_disk": ram_disk, "warning": warning})
+
+    def _merge(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
+        self._view(machine.name)
+        return self._order(leaf, machine, plan, Mode.MERGING, self._directory_disks(machine))
+
+    def _retain(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
+        order = self._order(leaf, machine, plan, Mode.RETAINING, self._directory_disks(machine))
+        restoring = [other.timestamp for other in self.catalogue.leaves(machine.name) if _is_used_by_restore(other)]
+        published = self._exists(order.paths.backup, f"{MANIFEST_NAME}.{leaf.timestamp}")
+        update = {"protected": tuple(restoring), "iterations": plan.iterations, "published": published}
+        return order.model_copy(update=update | {"firmware": self._kept_firmware(order)})
+
+    # what they have in common
+
+    def _machine(self, leaf: Leaf) -> Machine:
+        check_name(leaf.machine)
+        machine = self.catalogue.machine(leaf.machine)
+        if machine is None:
+            raise Refused(
+                ReturnValue.CANNOT_FIND_MACHINE, f"{leaf.machine}: the directory has no such machine (any more)"
+            )
+        check_name(machine.name)
+        return machine
+
+    def _order(self, leaf: Leaf, machine: Machine, plan: Plan, mode: Mode, disks: Sequence[tuple[str, str]]) -> Order:
+        roots = (plan.retain_root, plan.backup_root)
+        paths = set_paths(machine.name, leaf.timestamp, disks, roots, self.rules.image_roots)
+        return Order(
+            leaf_dn=leaf.dn,
+            machine=machine.name,
+            timestamp=leaf.timestamp,
+            mode=mode,
+            uuid="",
+            power=Power.OFF,
+            disks=tuple(OrderDisk(target=target, path=path, kept=paths.disk(target)) for target, path in disks),
+            retain_root=plan.retain_root,
+            backup_root=plan.backup_root,
+            image_roots=self.rules.image_roots,
+            files=_ownership(machine.name, plan, of_directories=False),
+            directories=_ownership(machine.name, plan, of_directories=True),
+            bandwidth=plan.bandwidth_merge,
+        )
+
+    def _view(self, name: str) -> View:
+        view = self.host.hypervisor.look(name)
+        if view is None:
+            raise Refused(
+                ReturnValue.CANNOT_FIND_MACHINE,
+                f"{name}: libvirt on {self.host.node} knows no machine of this name; define it there, or correct sstNode",
+            )
+        return view
+
+    # roots
+
+    def _check_roots(self, machine: str, plan: Plan) -> None:
+        wanted = (
+            ("sstBackupRetainDirectory", plan.retain_root, ReturnValue.RETAIN_ROOT_MISSING),
+            ("sstBackupRootDirectory", plan.backup_root, ReturnValue.BACKUP_ROOT_MISSING),
+        )
+        for attribute, path, missing in wanted:
+            self._check_allowed(machine, attribute, path)
+            try:
+                with open_folder(PurePosixPath(path), self.host.roots):
+                    pass
+            except FileNotFoundError:
+                raise Refused(
+                    missing,
+                    f"{machine}: {attribute} names {path}, which is not there on {self.host.node}; make or mount it",
+                ) from None
+            except (HostFailure, OSError) as why:
+                raise Refused(missing, f"{machine}: {attribute} names {path}: {why}") from None
+        if plan.ram_disk is not None:
+            self._check_allowed(machine, "sstBackupRamDiskLocation", plan.ram_disk)
+
+    def _check_allowed(self, machine: str, attribute: str, path: str) -> None:
+        if root_of(PurePosixPath(path), self.rules.allowed_roots) is None:
+            raise Refused(
+                ReturnValue.PATH_NOT_ALLOWED,
+                f"{machine}: {attribute} names {path}, outside the roots that {self.host.node} allows: "
+                f"{', '.join(self.rules.allowed_roots)} (allowed_roots in the agent's settings)",
+            )
+
+    # disks
+
+    def _directory_disks(self, machine: Machine) -> list[tuple[str, str]]:
+        return [(disk.target, _file_of(machine.name, disk)) for disk in machine.disks if disk.is_backed_up]
+
+    def _consistent_disks(self, machine: Machine, description: Description) -> list[tuple[str, str]]:
+        """The disks, where directory and XML agree on them."""
+        known = self._directory_disks(machine)
+        live = [(disk.target, _source_of(machine.name, disk)) for disk in description.disks if disk.is_backed_up]
+        if sorted(known) != sorted(live):
+            raise Refused(
+                ReturnValue.INCONSISTENT_DISKS,
+                f"{machine.name}: the directory has the disks {_shown(known)}, libvirt has {_shown(live)}; "
+                "correct ou=devices or the machine's XML",
+            )
+        return known
+
+    def _checked_image(self, machine: str, disk: OrderDisk) -> OrderDisk:
+        """The disk with its size, once its image is seen to be a plain, whole one."""
+        path = PurePosixPath(disk.path)
+        if root_of(path, self.rules.image_roots) is None or ".." in path.parts:
+            raise Refused(ReturnValue.PATH_NOT_ALLOWED, f"{machine}: the image {path} lies outside the image roots")
+        try:
+            with open_folder(path.parent, self.host.roots) as folder:
+                header = self.host.images.header(folder, path.name)
+        except (HostFailure, OSError) as why:
+            raise Refused(ReturnValue.UNEXPECTED_IMAGE, f"{machine}: {disk.target}: {why}") from None
+        if header.backing_file is not None:
+            raise Refused(
+                ReturnValue.UNMERGED_IMAGE,
+                f"{machine}: the image {path} still lies over {header.backing_file}; merge the earlier backup first",
+            )
+        return disk.model_copy(update={"size": header.virtual_size})
+
+    def _refuse_used_retain(self, order: Order) -> None:
+        try:
+            with open_folder(order.paths.retain, self.host.roots) as folder:
+                left = folder.names()
+        except FileNotFoundError:
+            return
+        if left:
+            raise Refused(
+                ReturnValue.RETAIN_NOT_EMPTY,
+                f"{order.machine}: {order.paths.retain} is not empty ({', '.join(left[:5])}); nothing is written over it",
+            )
+
+    # firmware
+
+    def _firmware(self, order: Order, description: Description) -> tuple[Firmware, ...]:
+        found = []
+        if description.nvram:
+            if root_of(PurePosixPath(description.nvram), self.rules.nvram_roots) is None:
+                raise Refused(
+                    ReturnValue.PATH_NOT_ALLOWED,
+                    f"{order.machine}: the NVRAM file {description.nvram} lies outside {', '.join(self.rules.nvram_roots)}",
+                )
+            if self._exists(PurePosixPath(description.nvram).parent, PurePosixPath(description.nvram).name):
+                found.append(Firmware(role="nvram", path=description.nvram, kept=order.paths.nvram))
+        if description.has_tpm:
+            found += self._tpm(order, description.uuid)
+        return tuple(found)
+
+    def _tpm(self, order: Order, uuid: str) -> list[Firmware]:
+        for version, name in (("tpm2", "tpm2-00.permall"), ("tpm1.2", "tpm-00.permall")):
+            directory = PurePosixPath(self.rules.libvirt_state) / "swtpm" / uuid / version
+            if self._exists(directory, name):
+                return [Firmware(role="tpm", path=str(directory / name), kept=order.paths.tpm)]
+        return []
+
+    def _kept_firmware(self, order: Order) -> tuple[Firmware, ...]:
+        """What the snapshot found, by the files that lie in retain."""
+        names = (("nvram", order.paths.nvram), ("tpm", order.paths.tpm))
+        return tuple(
+            Firmware(role=role, path="", kept=name) for role, name in names if self._exists(order.paths.retain, name)
+        )
+
+    def _exists(self, directory: PurePosixPath, name: str) -> bool:
+        try:
+            with open_folder(directory, self.host.roots) as folder:
+                return folder.exists(name)
+        except FileNotFoundError:
+            return False
+
+
+def _is_used_by_restore(leaf: Leaf) -> bool:
+    return leaf.mode is not None and leaf.mode.value.startswith(("unretain", "restor"))
+
+
+def _file_of(machine: str, disk: DirectoryDisk) -> str:
+    if disk.source is None:
+        raise Refused(
+            ReturnValue.UNKNOWN_BACKEND,
+            f"{machine}: {disk.target} is no image file (sstSourceFile); only files are saved",
+        )
+    if not disk.source.startswith("/") or ".." in PurePosixPath(disk.source).parts:
+        raise Refused(
+            ReturnValue.PATH_NOT_ALLOWED,
+            f"{machine}: sstSourceFile of {disk.target} is {disk.source!r}; it must be absolute",
+        )
+    return disk.source
+
+
+def _source_of(machine: str, disk: XmlDisk) -> str:
+    if disk.source is None or disk.format != "qcow2":
+        raise Refused(
+            ReturnValue.UNKNOWN_BACKEND,
+            f"{machine}: {disk.target} is {disk.format or 'of no known format'} on {disk.source or 'no file'}; "
+            "only qcow2 image files can be saved; leave the machine out or convert the disk",
+        )
+    return disk.source
+
+
+def _shown(disks: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{target}={path}" for target, path in sorted(disks)) or "none"
+
+
+def _ownership(machine: str, plan: Plan, *, of_directories: bool) -> Ownership:
+    if of_directories:
+        owner, group, mode = plan.directory_owner, plan.directory_group, plan.directory_permission
+        code = ReturnValue.CANNOT_SET_DIRECTORY_OWNERSHIP
+    else:
+        owner, group, mode = plan.image_owner, plan.image_group, plan.image_permission
+        code = ReturnValue.CANNOT_SET_IMAGE_OWNERSHIP
+    uid = _number(machine, owner, code, "user", lambda name: pwd.getpwnam(name).pw_uid)
+    gid = _number(machine, group, code, "group", lambda name: grp.getgrnam(name).gr_gid)
+    return Ownership(uid=uid, gid=gid, mode=mode)
+
+
+def _number(machine: str, name: str | None, code: ReturnValue, what: str, look_up: Callable[[str], int]) -> int | None:
+    if name is None or name.isdigit():
+        return None if name is None else int(name)
+    try:
+        return look_up(name)
+    except KeyError:
+        raise Refused(
+            code,
+            f"{machine}: the plan names the {what} {name!r}, whom this node does not know; create it or correct the plan",
+        ) from None
