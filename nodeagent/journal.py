@@ -24,6 +24,7 @@ class Outcome:
 
     code: int
     sentence: str
+    at: float = 0.0
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Record:
             case "failed":
                 self.failure = Outcome(line["code"], line["sentence"])
             case "result":
-                self.result = Outcome(line["code"], line["sentence"])
+                self.result = Outcome(line["code"], line["sentence"], line["at"])
 
 
 class Journal:
@@ -95,7 +96,7 @@ class Journal:
 
     def result(self, outcome: Outcome) -> None:
         """Nothing more will be done; this is to be reported."""
-        self._append({"event": "result", "code": outcome.code, "sentence": outcome.sentence})
+        self._append({"event": "result", "code": outcome.code, "sentence": outcome.sentence, "at": outcome.at})
 
     def remove(self) -> None:
         """The result is in the directory; the journal has done its duty."""

@@ -63,6 +63,8 @@ class Order(_Frozen):
     iterations: int = 1
     protected: tuple[str, ...] = ()
     published: bool = False
+    bytes_total: int = 0
+    started_at: float = 0.0
     ldif: str = ""
     warning: str = ""
 

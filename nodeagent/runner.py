@@ -6,7 +6,7 @@ is waited for without. Called by the cycle in a worker, again and again until th
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from structlog.typing import FilteringBoundLogger
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
@@ -44,8 +44,8 @@ class Runner:
             self._forward(steps)
         if record.failure is not None:
             self._back(steps)
-        outcome = record.failure or Outcome(int(ReturnValue.SUCCESS), self.journal.order.warning)
-        self.journal.result(outcome)
+        outcome = record.failure or Outcome(int(ReturnValue.SUCCESS), self._remarks())
+        self.journal.result(replace(outcome, at=self.clock()))
         return outcome
 
     def _forward(self, steps: Sequence[Step]) -> None:
@@ -114,6 +114,12 @@ class Runner:
             return True
         self.journal.failed(step.code, self._sentence(step, why))
         return False
+
+    def _remarks(self) -> str:
+        """What an admin should know of a success: fall-backs and oddities, in the order they came up."""
+        facts = self.journal.record.facts
+        remarks = (self.journal.order.warning, facts.get("warning", ""), facts.get("stopped", ""))
+        return "; ".join(str(remark) for remark in remarks if remark)
 
     def _sentence(self, step: Step, why: BaseException) -> str:
         return f"{self.journal.order.machine}: could not {step.doing}: {why}"

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from blake3 import blake3
+
 from nodeagent.host.copying import Content, copy_file, digest_file
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
@@ -123,8 +125,10 @@ class _Carrying:
                 for file in making.files
             ]
             manifest = making.manifest(files, dict(self._host.versions))
-            backup.write(self._paths.kept_name(MANIFEST_NAME), manifest.to_json().encode(), access(self._order.files))
-        return {"size": manifest.size, "consistency": making.consistency}
+            text = manifest.to_json().encode()
+            backup.write(self._paths.kept_name(MANIFEST_NAME), text, access(self._order.files))
+        digest = f"blake3:{blake3(text).hexdigest()}"
+        return {"size": manifest.size, "consistency": making.consistency, "manifest_digest": digest}
 
     def clear(self, _facts: Facts) -> Facts:
         """Remove what is left in retain: second names, copied files, the notes."""

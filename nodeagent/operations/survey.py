@@ -83,14 +83,16 @@ class Surveyor:
 
     def _merge(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         self._view(machine.name)
-        return self._order(leaf, machine, plan, Mode.MERGING, self._directory_disks(machine))
+        order = self._order(leaf, machine, plan, Mode.MERGING, self._directory_disks(machine))
+        return order.model_copy(update={"bytes_total": sum(self._virtual_size(disk) for disk in order.disks)})
 
     def _retain(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         order = self._order(leaf, machine, plan, Mode.RETAINING, self._directory_disks(machine))
         restoring = [other.timestamp for other in self.catalogue.leaves(machine.name) if _is_used_by_restore(other)]
         published = self._exists(order.paths.backup, f"{MANIFEST_NAME}.{leaf.timestamp}")
-        update = {"protected": tuple(restoring), "iterations": plan.iterations, "published": published}
-        return order.model_copy(update=update | {"firmware": self._kept_firmware(order)})
+        order = order.model_copy(update={"firmware": self._kept_firmware(order), "published": published})
+        update = {"protected": tuple(restoring), "iterations": plan.iterations}
+        return order.model_copy(update=update | {"bytes_total": self._length_in_retain(order)})
 
     # what they have in common
 
@@ -121,6 +123,7 @@ class Surveyor:
             files=_ownership(machine.name, plan, of_directories=False),
             directories=_ownership(machine.name, plan, of_directories=True),
             bandwidth=plan.bandwidth_merge,
+            started_at=self.host.wall_clock(),
         )
 
     def _view(self, name: str) -> View:
@@ -195,6 +198,19 @@ class Surveyor:
                 f"{machine}: the image {path} still lies over {header.backing_file}; merge the earlier backup first",
             )
         return disk.model_copy(update={"size": header.virtual_size})
+
+    def _virtual_size(self, disk: OrderDisk) -> int:
+        path = PurePosixPath(disk.path)
+        with open_folder(path.parent, self.host.roots) as folder:
+            return self.host.images.header(folder, path.name).virtual_size
+
+    def _length_in_retain(self, order: Order) -> int:
+        try:
+            with open_folder(order.paths.retain, self.host.roots) as folder:
+                found = [folder.status(name) for name in folder.names()]
+        except FileNotFoundError:
+            return 0
+        return sum(status.st_size for status in found if status)
 
     def _refuse_used_retain(self, order: Order) -> None:
         try:

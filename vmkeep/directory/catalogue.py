@@ -54,6 +54,11 @@ class Catalogue:
         has_backup = any(_is_backup_subtree(entry.dn) for entry in entries)
         return replace(_machine(own), disks=disks, has_backup_subtree=has_backup)
 
+    def machine_entry(self, name: str) -> Machine | None:
+        """One machine without its disks: a single read."""
+        entry = self.store.read(self.tree.machine(name))
+        return _machine(entry) if entry and entry.has_class(ObjectClass.MACHINE) else None
+
     def machines(self) -> Iterator[Machine]:
         """Every machine and template, without its disks."""
         for entry in self.store.search(self.tree.machines, Equals("objectClass", ObjectClass.MACHINE), Scope.CHILDREN):

@@ -1,0 +1,117 @@
+"""Puts an agent together from its settings; called by the command line and by tests that run one in their own process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+
+from nodeagent.cycle import Agent
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.hypervisor import Hypervisor
+from nodeagent.host.images import Images
+from nodeagent.host.programs import run
+from nodeagent.journal import Journals
+from nodeagent.operations.survey import Rules, Surveyor
+from nodeagent.runner import Patience
+from nodeagent.steps import Host
+from nodeagent.work import Workshop
+from vmkeep.contract.names import Tree
+from vmkeep.directory import open_store
+from vmkeep.directory.catalogue import STARTING_OR_WORKING, Catalogue
+from vmkeep.directory.port import Watcher
+from vmkeep.service.settings import NodeAgentSettings
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """One agent and what it holds open."""
+
+    agent: Agent
+    shop: Workshop
+    settings: NodeAgentSettings
+
+    def watch(self, wake: Callable[[], None]) -> Watcher:
+        """Wake up whenever a leaf asks for work."""
+        return self.shop.catalogue.store.watch(self.shop.catalogue.tree.machines, STARTING_OR_WORKING, wake)
+
+    def close(self) -> None:
+        """Let go of directory and libvirt."""
+        self.shop.catalogue.store.close()
+        self.shop.host.hypervisor.close()
+
+
+def assemble(settings: NodeAgentSettings, wake: Callable[[], None]) -> Assembly:
+    """Everything an agent needs, connected at the first call. `wake` asks for another cycle."""
+    state = Path(settings.state_directory)
+    catalogue = Catalogue(open_store(settings.directory), Tree(settings.directory.suffix))
+    host = Host(
+        node=settings.node,
+        hypervisor=Hypervisor(settings.libvirt_uri),
+        images=Images(settings.qemu_img_seconds, settings.data_seconds),
+        roots=_roots(settings),
+        versions={"vmkeep": version("vmkeep")},
+    )
+    rules = Rules(
+        settings.allowed_roots,
+        settings.image_roots,
+        settings.effective_nvram_roots,
+        settings.libvirt_state_directory,
+    )
+    shop = Workshop(
+        catalogue=catalogue,
+        host=host,
+        surveyor=Surveyor(catalogue, host, rules),
+        journals=Journals(state / "journal"),
+        locks=state / "locks",
+        patience=Patience(),
+        log=structlog.get_logger(node=settings.node),
+    )
+    agent = Agent(shop, settings.node, settings.limits, settings.progress_seconds, wake)
+    return Assembly(agent, shop, settings)
+
+
+def _roots(settings: NodeAgentSettings) -> tuple[str, ...]:
+    places = (*settings.allowed_roots, *settings.image_roots, *settings.effective_nvram_roots)
+    return tuple(dict.fromkeys((*places, settings.libvirt_state_directory)))
+
+
+def findings(assembly: Assembly) -> list[tuple[str, str, bool]]:
+    """(what, finding, is well): whether everything an agent needs answers."""
+    shop, settings = assembly.shop, assembly.settings
+    tree = shop.catalogue.tree
+    asked: list[tuple[str, Callable[[], str]]] = [
+        ("directory", lambda: _found(shop.catalogue.store.read(tree.machines), tree.machines)),
+        (
+            "this node's entry",
+            lambda: _found(shop.catalogue.store.read(tree.node(settings.node)), tree.node(settings.node)),
+        ),
+        ("libvirt", shop.host.hypervisor.version),
+        ("qemu-img", lambda: run("qemu-img", ["--version"], settings.qemu_img_seconds).splitlines()[0]),
+        ("journals", lambda: f"{len(shop.journals.all())} unfinished"),
+    ]
+    asked += [
+        (f"root {root}", lambda root=root: _directory(root))
+        for root in (*settings.allowed_roots, *settings.image_roots)
+    ]  # type: ignore[misc]
+    return [(what, *_ask(question)) for what, question in asked]
+
+
+def _ask(question: Callable[[], str]) -> tuple[str, bool]:
+    try:
+        return question(), True
+    except Exception as why:  # noqa: BLE001 - a check tells everything that is wrong, whatever it is
+        return str(why), False
+
+
+def _found(entry: object, dn: str) -> str:
+    if entry is None:
+        raise HostFailure(f"{dn} is not there, or may not be read")
+    return dn
+
+
+def _directory(root: str) -> str:
+    if not Path(root).is_dir():
+        raise HostFailure("is not a directory")
+    return "there"

@@ -1,0 +1,207 @@
+"""The agent's cycle: read everything, take up what is this node's, report what is left over, note progress.
+
+Called by the loop at every wake-up and at least every `reconcile_seconds`. What a killed agent left behind is found in the
+same way as new work: an unfinished journal is gone on with before the directory is even asked.
+"""
+
+import threading
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+
+from nodeagent.journal import Journal, Outcome
+from nodeagent.reporting import refuse, report
+from nodeagent.work import PLANS, Counter, Workshop, go_on, refusal_of_a_bug, take_up
+from vmkeep.contract.errors import Refused, TryLater
+from vmkeep.contract.leaf import NOW, Leaf
+from vmkeep.contract.machine import check_name
+from vmkeep.contract.modes import Mode, at_work
+from vmkeep.contract.names import Attribute
+from vmkeep.directory.catalogue import STARTING_OR_WORKING, Report
+from vmkeep.directory.port import Claim
+from vmkeep.service.settings import LimitSettings
+
+_AGAIN_SECONDS = 5.0
+
+
+@dataclass
+class Job:
+    """One piece of work at hand. `leaf` is None while only the journal is known."""
+
+    machine: str
+    timestamp: str
+    mode: Mode
+    leaf: Leaf | None
+    counter: Counter = field(default_factory=Counter)
+    noted: int = 0
+    noted_at: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, str, Mode]:
+        """What tells it from every other."""
+        return self.machine, self.timestamp, self.mode
+
+
+class Agent:
+    """Everything this node does. `wake` asks the loop for another cycle."""
+
+    def __init__(
+        self, shop: Workshop, node: str, limits: LimitSettings, progress_seconds: float, wake: Callable[[], None]
+    ) -> None:
+        self._shop = shop
+        self._node = node
+        self._limits = {
+            Mode.SNAPSHOTTING: limits.snapshots,
+            Mode.MERGING: limits.merges,
+            Mode.RETAINING: limits.retains,
+        }
+        self._progress_seconds = progress_seconds
+        self._wake = wake
+        self._jobs: dict[tuple[str, str, Mode], Job] = {}
+        self._not_before: dict[tuple[str, str, Mode], float] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any work is at hand."""
+        with self._lock:
+            return bool(self._jobs)
+
+    def cycle(self) -> float | None:
+        """One turn; returns the seconds until the next is wanted."""
+        self._go_on_with_journals()
+        for leaf in self._leaves():
+            self._consider(leaf)
+        self._note_progress()
+        return self._next_turn()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the work at hand to end; False where it did not in time."""
+        deadline = time.monotonic() + seconds
+        while self.is_busy and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return not self.is_busy
+
+    # finding work
+
+    def _go_on_with_journals(self) -> None:
+        for journal in self._shop.journals.all():
+            order = journal.order
+            job = Job(order.machine, order.timestamp, order.mode, None)
+            if journal.record.result is not None:
+                self._report_left_over(job, journal)
+            else:
+                self._start(job, partial(go_on, self._shop, journal, job.counter))
+
+    def _report_left_over(self, job: Job, journal: Journal) -> None:
+        if job.key not in self._jobs:
+            report(self._shop.catalogue, journal, self._shop.log)
+
+    def _leaves(self) -> Iterator[Leaf]:
+        """Leaves that ask for work or are at work, the oldest first, so that nobody starves."""
+        leaves = self._shop.catalogue.leaves(matching=STARTING_OR_WORKING)
+        return iter(sorted(leaves, key=lambda leaf: (leaf.timestamp, leaf.machine)))
+
+    def _consider(self, leaf: Leaf) -> None:
+        """Take a leaf up if it is for this node; whatever is wrong with one leaf, the others go on."""
+        mode = self._work_of(leaf)
+        if mode is None or not self._has_room(leaf.machine, mode) or not self._is_here(leaf):
+            return
+        job = Job(leaf.machine, leaf.timestamp, mode, leaf)
+        if leaf.is_at_work:
+            self._start(job, lambda: self._take_up(job, leaf))
+        elif (claimed := self._claim(leaf, mode)) is not None:
+            job.leaf = claimed
+            self._start(job, lambda: self._take_up(job, claimed))
+
+    def _work_of(self, leaf: Leaf) -> Mode | None:
+        """The mode of work a leaf is in or asks for, None where there is nothing to do for an agent of this version."""
+        if leaf.is_at_work:
+            return leaf.mode if leaf.mode in PLANS else None
+        if leaf.mode is not None and leaf.is_asked(datetime.now(UTC).date()):
+            working = at_work(leaf.mode)
+            return working if working in PLANS else None
+        return None
+
+    def _is_here(self, leaf: Leaf) -> bool:
+        machine = self._shop.catalogue.machine_entry(leaf.machine)
+        return machine is not None and machine.node == self._node
+
+    def _claim(self, leaf: Leaf, mode: Mode) -> Leaf | None:
+        if self._shop.catalogue.claim(leaf, mode, Report(NOW)) is Claim.LOST:
+            return None
+        self._shop.log.info(str(mode), machine=leaf.machine, leaf=leaf.timestamp)
+        return replace(leaf, raw_mode=mode.value, state=NOW, return_value=0)
+
+    # doing it
+
+    def _has_room(self, machine: str, mode: Mode) -> bool:
+        with self._lock:
+            busy = Tally(job.mode for job in self._jobs.values())
+            return busy[mode] < self._limits[mode] and all(job.machine != machine for job in self._jobs.values())
+
+    def _start(self, job: Job, work: Callable[[], None]) -> None:
+        """Start a job in a thread of its own, unless it or another on the machine is at hand."""
+        with self._lock:
+            resting = self._not_before.get(job.key, 0.0) > time.monotonic()
+            if resting or any(other.machine == job.machine for other in self._jobs.values()):
+                return
+            self._jobs[job.key] = job
+        threading.Thread(target=self._run, args=(job, work), name=f"{job.mode} {job.machine}", daemon=True).start()
+
+    def _run(self, job: Job, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except TryLater as why:
+            self._shop.log.warning(f"{why}; trying again", machine=job.machine, mode=job.mode)
+            self._not_before[job.key] = time.monotonic() + _AGAIN_SECONDS
+        except Exception:  # a worker's own last resort: the loop's catch-all cannot see other threads
+            self._shop.log.exception("a bug ended this work", machine=job.machine, mode=job.mode)
+            self._not_before[job.key] = time.monotonic() + _AGAIN_SECONDS
+        finally:
+            with self._lock:
+                self._jobs.pop(job.key, None)
+            self._wake()
+
+    def _take_up(self, job: Job, leaf: Leaf) -> None:
+        try:
+            check_name(leaf.machine)
+            take_up(self._shop, leaf, job.counter)
+        except TryLater:
+            raise
+        except Refused as why:
+            refuse(self._shop.catalogue, leaf, Outcome(int(why.code), why.sentence, self._shop.host.wall_clock()))
+        except Exception as why:
+            if self._shop.journals.find(leaf.machine, leaf.timestamp, job.mode) is not None:
+                raise  # the machine may be half way; the journal is gone on with
+            self._shop.log.exception("a bug ended the survey", machine=leaf.machine)
+            refuse(self._shop.catalogue, leaf, refusal_of_a_bug(leaf.machine, why, self._shop.host.wall_clock()))
+
+    # progress
+
+    def _note_progress(self) -> None:
+        """Bytes and percent of what is at work; not more often than the settings say."""
+        now = time.monotonic()
+        with self._lock:
+            jobs = [job for job in self._jobs.values() if job.leaf is not None and job.counter.total]
+        for job in jobs:
+            if job.counter.done > job.noted and now - job.noted_at >= self._progress_seconds:
+                job.noted, job.noted_at = job.counter.done, now
+                self._note(job)
+
+    def _note(self, job: Job) -> None:
+        assert job.leaf is not None
+        done = min(job.counter.done, job.counter.total)
+        changes: dict[str, Sequence[str]] = {
+            Attribute.BYTES_DONE: (str(done),),
+            Attribute.BYTES_TOTAL: (str(job.counter.total),),
+            Attribute.PERCENT: (str(done * 100 // job.counter.total),),
+        }
+        if self._shop.catalogue.note(job.leaf, changes) is Claim.WON:
+            job.leaf = replace(job.leaf, has_leaf_class=True)
+
+    def _next_turn(self) -> float | None:
+        return min(self._progress_seconds, _AGAIN_SECONDS) if self.is_busy or self._not_before else None

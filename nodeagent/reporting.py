@@ -1,0 +1,82 @@
+"""Tells the directory how an operation came out: one claim with mode, state, return value, message and figures.
+
+The journal keeps the result until this has gone through, so a directory that is away loses nothing. Called by workers and,
+for what is left over, by the cycle.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from structlog.typing import FilteringBoundLogger
+
+from nodeagent.journal import Journal, Outcome
+from vmkeep.contract.codes import ReturnValue, meaning_of
+from vmkeep.contract.leaf import Leaf, with_duration
+from vmkeep.contract.modes import Mode, asked, done
+from vmkeep.contract.names import Attribute
+from vmkeep.contract.timestamps import to_timestamp
+from vmkeep.directory.catalogue import Catalogue, Report
+from vmkeep.directory.port import Claim
+
+_MOST_MESSAGE = 2000
+
+
+def report(catalogue: Catalogue, journal: Journal, log: FilteringBoundLogger) -> None:
+    """Report a journal's result and let the journal go. TryLater where the directory is away."""
+    order, outcome = journal.order, journal.record.result
+    assert outcome is not None, f"{journal.path} has no result yet"
+    leaf = catalogue.leaf(order.leaf_dn)
+    if leaf is None or leaf.mode is not order.mode or not leaf.is_at_work:
+        found = "gone" if leaf is None else f"at {leaf.raw_mode} with {leaf.return_value}"
+        log.warning("the leaf was changed by somebody else; this result is dropped", found=found, **_names(journal))
+    elif _claim(catalogue, leaf, journal, outcome) is Claim.WON:
+        log.info(_said(order.mode, outcome), return_value=outcome.code, message=outcome.sentence, **_names(journal))
+    else:
+        log.warning("somebody else moved the leaf in this moment; this result is dropped", **_names(journal))
+    journal.remove()
+
+
+def refuse(catalogue: Catalogue, leaf: Leaf, outcome: Outcome) -> Claim:
+    """Report that a claimed leaf cannot be worked on; nothing was touched."""
+    assert leaf.mode is not None
+    state = to_timestamp(datetime.fromtimestamp(outcome.at, UTC))
+    return catalogue.claim(leaf, leaf.mode, Report(state, outcome.code, outcome.sentence[:_MOST_MESSAGE]))
+
+
+def _claim(catalogue: Catalogue, leaf: Leaf, journal: Journal, outcome: Outcome) -> Claim:
+    if outcome.code != ReturnValue.SUCCESS:
+        return refuse(catalogue, leaf, outcome)
+    state = to_timestamp(datetime.fromtimestamp(outcome.at, UTC))
+    figures = _figures(leaf, journal, outcome)
+    message = outcome.sentence[:_MOST_MESSAGE]
+    return catalogue.claim(leaf, done(journal.order.mode), Report(state, 0, message, figures))
+
+
+def _figures(leaf: Leaf, journal: Journal, outcome: Outcome) -> dict[str, Sequence[str]]:
+    order, facts = journal.order, journal.record.facts
+    times = with_duration(leaf.execution_times, asked(order.mode), outcome.at - order.started_at)
+    figures: dict[str, Sequence[str]] = {}
+    if "downtime" in facts:
+        times = with_duration(times, "downtime", float(facts["downtime"]))
+    if order.bytes_total:
+        total = str(order.bytes_total)
+        figures |= {Attribute.BYTES_DONE: (total,), Attribute.BYTES_TOTAL: (total,), Attribute.PERCENT: ("100",)}
+    if order.mode is Mode.RETAINING:
+        figures[Attribute.SET_DIRECTORY] = (str(order.paths.backup),)
+    told = (
+        (Attribute.SIZE, "size"),
+        (Attribute.CONSISTENCY, "consistency"),
+        (Attribute.MANIFEST_DIGEST, "manifest_digest"),
+    )
+    figures |= {attribute: (str(facts[fact]),) for attribute, fact in told if fact in facts}
+    return figures | {Attribute.EXECUTION_TIME: times}
+
+
+def _said(mode: Mode, outcome: Outcome) -> str:
+    return (
+        str(done(mode)) if outcome.code == ReturnValue.SUCCESS else f"{asked(mode)} failed: {meaning_of(outcome.code)}"
+    )
+
+
+def _names(journal: Journal) -> dict[str, str]:
+    return {"machine": journal.order.machine, "leaf": journal.order.timestamp, "mode": journal.order.mode}

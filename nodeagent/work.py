@@ -1,0 +1,99 @@
+"""One piece of work in its own thread: lock the machine, survey or take up the journal, run the steps, report.
+
+Started by the cycle. Everything that goes wrong ends here: as a result in the journal, as a refusal on the leaf, or as something
+to try again in a later cycle.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from structlog.typing import FilteringBoundLogger
+
+from nodeagent.host.locks import machine_lock
+from nodeagent.journal import Journal, Journals, Outcome
+from nodeagent.operations.merge import merge
+from nodeagent.operations.retain import retain
+from nodeagent.operations.snapshot import snapshot
+from nodeagent.operations.survey import Surveyor
+from nodeagent.order import Order
+from nodeagent.reporting import refuse, report
+from nodeagent.runner import Patience, Runner
+from nodeagent.steps import Host, Step
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
+from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.modes import Mode
+from vmkeep.directory.catalogue import Catalogue
+
+PLANS: dict[Mode, Callable[[Order, Host], tuple[Step, ...]]] = {
+    Mode.SNAPSHOTTING: snapshot,
+    Mode.MERGING: merge,
+    Mode.RETAINING: retain,
+}
+
+
+@dataclass
+class Counter:
+    """Bytes an operation has moved; counted in its worker, read by the cycle."""
+
+    total: int = 0
+    done: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, amount: int) -> None:
+        """So many more."""
+        with self._lock:
+            self.done += amount
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every piece of work needs."""
+
+    catalogue: Catalogue
+    host: Host
+    surveyor: Surveyor
+    journals: Journals
+    locks: Path
+    patience: Patience
+    log: FilteringBoundLogger
+
+
+def take_up(shop: Workshop, leaf: Leaf, counter: Counter) -> None:
+    """Work on a leaf that is claimed by this node: with its journal if it has one, from a survey if not."""
+    assert leaf.mode is not None
+    with machine_lock(shop.locks, leaf.machine):
+        journal = shop.journals.find(leaf.machine, leaf.timestamp, leaf.mode)
+        if journal is None:
+            try:
+                order = shop.surveyor.survey(leaf, leaf.mode)
+            except Refused as why:
+                shop.log.warning(why.sentence, machine=leaf.machine, return_value=int(why.code))
+                refuse(shop.catalogue, leaf, Outcome(int(why.code), why.sentence, shop.host.wall_clock()))
+                return
+            journal = shop.journals.create(order)
+        _carry_out(shop, journal, counter)
+
+
+def go_on(shop: Workshop, journal: Journal, counter: Counter) -> None:
+    """Work on what a journal says is unfinished, whether or not the directory answers."""
+    with machine_lock(shop.locks, journal.order.machine):
+        fresh = shop.journals.find(journal.order.machine, journal.order.timestamp, journal.order.mode)
+        if fresh is not None:
+            _carry_out(shop, fresh, counter)
+
+
+def _carry_out(shop: Workshop, journal: Journal, counter: Counter) -> None:
+    order = journal.order
+    counter.total = order.bytes_total
+    host = replace(shop.host, progress=counter.add)
+    runner = Runner(journal, shop.host.wall_clock, shop.log, shop.patience)
+    runner.run(PLANS[order.mode](order, host))
+    report(shop.catalogue, journal, shop.log)
+
+
+def refusal_of_a_bug(machine: str, why: BaseException, at: float) -> Outcome:
+    """What a leaf is told of a failing that nobody foresaw."""
+    return Outcome(int(ReturnValue.UNDEFINED_ERROR), f"{machine}: {type(why).__name__}: {why}; see the agent's log", at)
