@@ -38,7 +38,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Equals:
-    """attribute = value, by the attribute's own equality rule. Attributes without one match nothing: compare those in the client."""
+    """attribute = value, by the attribute's own equality rule. Without one nothing matches: compare in the client."""
 
     name: str
     value: str
@@ -74,7 +74,7 @@ class Scope(Enum):
     """How far below the base a search looks."""
 
     BASE = "base"
-    CHILDREN = "children"
+    CHILDREN = "children"  # one level
     SUBTREE = "subtree"
 
 
@@ -106,8 +106,8 @@ class Watcher(Protocol):
 class Store(Protocol):
     """What the directory can do for us. Every call has a time limit.
 
-    Raises TryLater (`Unreachable`) when the server is away, read-only, full or too slow, and Refused when it says no for good
-    (access, schema), with the directory's own words in the sentence.
+    Raises TryLater (`Unreachable`) when the server is away, read-only, full or too slow, and Refused when it says no for
+    good (access, schema), with the directory's own words in the sentence.
     """
 
     def read(self, dn: str, attributes: Sequence[str] = ()) -> Entry | None:
@@ -126,20 +126,24 @@ class Store(Protocol):
     ) -> Claim:
         """One modify that holds only if every expected value is still there.
 
-        `expected` names single-valued attributes and the value each must have now. `changes` replaces attributes (an empty
-        sequence removes one); an expected attribute that is not changed keeps its value. `additions` adds values beside those
-        present. Nothing is written when LOST (a value differs, or the entry is gone). After a lost answer the entry is read again
-        and the claim counts as won when it shows every changed value.
+        `expected` names single-valued attributes with an equality rule, and the value each must have now. `changes`
+        replaces attributes (an empty sequence removes one); an expected attribute that is not changed keeps its value.
+        `additions` adds values beside those present, and passes over those that are there already. Nothing is written
+        when LOST (a value differs, or the entry is gone). After a lost answer the entry is read again, and the claim
+        counts as won when it shows every changed value.
         """
 
     def replace(self, dn: str, changes: Attributes) -> bool:
-        """Replace attributes without a condition: admin edits only, never a leaf's mode. False where the entry is gone."""
+        """Replace attributes without a condition: admin edits, never a leaf's mode. False where the entry is gone."""
 
     def delete(self, dn: str) -> bool:
         """Delete one entry without children; False where there is none."""
 
     def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
-        """Call `wake`, from another thread, whenever a matching entry may have changed, entered or left, and after a reconnect."""
+        """Call `wake` whenever a matching entry may have changed, entered or left, and after each (re)connect.
+
+        It is called from another thread, at least once after the start, and must not block.
+        """
 
     def close(self) -> None:
         """Let go of every connection."""

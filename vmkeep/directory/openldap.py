@@ -1,0 +1,171 @@
+"""The store in a real OpenLDAP: claims by compare-and-set, and lost answers looked up instead of guessed.
+
+Opened by every program through `vmkeep.directory.open_store`; its twin without a server is `memory`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+from vmkeep.contract.errors import TryLater
+from vmkeep.directory import errors
+from vmkeep.directory.claims import REPLACE, ClaimRequest, encoded, shows
+from vmkeep.directory.connection import Connection, Pool
+from vmkeep.directory.errors import Answer, AnswerLost, Unreachable, error_of, is_success
+from vmkeep.directory.filters import render
+from vmkeep.directory.port import ANYTHING, Attributes, Claim, Entry, Filter, Scope, Watcher
+from vmkeep.directory.settings import DirectorySettings
+from vmkeep.directory.watch import DirectoryWatcher
+
+Result = TypeVar("Result")
+
+
+class OpenLdapStore:
+    """A Store on a real server; safe for threads, each call on a connection of its own.
+
+    One answer may take `timeout_seconds`. A write whose answer is lost is looked up on a new connection for as long
+    again, and sent a second time only when the entry shows that the first had no effect.
+    """
+
+    def __init__(self, settings: DirectorySettings) -> None:
+        self._settings = settings
+        self._pool = Pool(settings)
+
+    def read(self, dn: str, attributes: Sequence[str] = ()) -> Entry | None:
+        """See Store."""
+        with self._pool.borrowed() as connection:
+            page = connection.read(dn, render(ANYTHING), attributes)
+        if page.answer["result"] == errors.NO_SUCH_OBJECT:
+            return None
+        self._check(page.answer, dn)
+        return next(iter(page.entries), None)
+
+    def search(
+        self, base: str, matching: Filter = ANYTHING, scope: Scope = Scope.SUBTREE, attributes: Sequence[str] = ()
+    ) -> Iterator[Entry]:
+        """See Store. Asks when the first entry is taken; each page may take `timeout_seconds`."""
+        text, more = render(matching), b""
+        # slapd remembers a paged search on the connection, so the connection is ours until the last page.
+        with self._pool.borrowed() as connection:
+            while True:
+                page = connection.page(base, text, scope, attributes, more)
+                if page.answer["result"] == errors.NO_SUCH_OBJECT:
+                    return
+                yield from page.entries
+                self._check(page.answer, base)
+                more = page.cookie
+                if not more:
+                    return
+
+    def add(self, dn: str, attributes: Attributes) -> bool:
+        """See Store. After a lost answer an entry with just these values counts as ours."""
+        request = {str(name): encoded(values) for name, values in attributes.items() if values}
+
+        def send(connection: Connection) -> bool:
+            return self._done(connection.add(dn, request), dn, no=errors.ENTRY_ALREADY_EXISTS)
+
+        return self._write(dn, send, lambda entry: None if entry is None else shows(entry, attributes), yes=True)
+
+    def claim(
+        self, dn: str, expected: Mapping[str, str], changes: Attributes, additions: Attributes | None = None
+    ) -> Claim:
+        """See Store."""
+        request = ClaimRequest(expected, changes, additions or {})
+        return self._write(
+            dn, lambda connection: self._claimed(connection, dn, request), request.outcome, yes=Claim.WON
+        )
+
+    def replace(self, dn: str, changes: Attributes) -> bool:
+        """See Store."""
+        request = {str(name): [(REPLACE, encoded(values))] for name, values in changes.items()}
+
+        def send(connection: Connection) -> bool:
+            return self._done(connection.modify(dn, request), dn, no=errors.NO_SUCH_OBJECT)
+
+        def look(entry: Entry | None) -> bool | None:
+            return False if entry is None else shows(entry, changes) or None
+
+        return self._write(dn, send, look, yes=True)
+
+    def delete(self, dn: str) -> bool:
+        """See Store."""
+
+        def send(connection: Connection) -> bool:
+            return self._done(connection.delete(dn), dn, no=errors.NO_SUCH_OBJECT)
+
+        return self._write(dn, send, lambda entry: True if entry is None else None, yes=True)
+
+    def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
+        """See Store. Returns at once; the first wake-up comes when everything there is has been seen."""
+        return DirectoryWatcher(self._settings, base, render(matching), wake)
+
+    def close(self) -> None:
+        """See Store. Watches are closed by those who started them."""
+        self._pool.close()
+
+    def _claimed(self, connection: Connection, dn: str, request: ClaimRequest) -> Claim:
+        answer = connection.modify(dn, request.modifications())
+        if answer["result"] == errors.ATTRIBUTE_OR_VALUE_EXISTS and any(request.additions.values()):
+            return self._claimed_with_less(connection, dn, request, answer)
+        if answer["result"] in (errors.NO_SUCH_ATTRIBUTE, errors.NO_SUCH_OBJECT):
+            return Claim.LOST
+        self._check(answer, dn)
+        return Claim.WON
+
+    def _claimed_with_less(self, connection: Connection, dn: str, request: ClaimRequest, answer: Answer) -> Claim:
+        """A value to add is there already, which is no reason to lose: add only those that are missing."""
+        entry = next(iter(connection.read(dn, render(ANYTHING), ()).entries), None)
+        if entry is None or request.outcome(entry) is Claim.LOST:
+            return Claim.LOST
+        less = request.without_additions_in(entry)
+        if less == request:
+            self._check(answer, dn)
+        return self._claimed(connection, dn, less)
+
+    def _write(
+        self,
+        dn: str,
+        send: Callable[[Connection], Result],
+        look: Callable[[Entry | None], Result | None],
+        yes: Result,
+    ) -> Result:
+        """Send a write; where the answer is lost, `look` at the entry: what came of it, or None where nothing did."""
+        try:
+            return self._sent(send)
+        except AnswerLost:
+            known = look(self._looked_up(dn))
+        if known is not None:
+            return known
+        with suppress(AnswerLost):
+            if self._sent(send) == yes:
+                return yes
+        # "No" to the second may be the doing of the first, carried out late.
+        known = look(self._looked_up(dn))
+        if known is None:
+            raise Unreachable(f"the directory {self._settings.uri} twice gave no answer to a change of {dn}")
+        return known
+
+    def _sent(self, send: Callable[[Connection], Result]) -> Result:
+        with self._pool.borrowed() as connection:
+            return send(connection)
+
+    def _looked_up(self, dn: str) -> Entry | None:
+        patiently = Retrying(
+            stop=stop_after_delay(self._settings.timeout_seconds),
+            wait=wait_exponential_jitter(initial=0.02, max=1.0, jitter=0.05),
+            retry=retry_if_exception_type(TryLater),
+            reraise=True,
+        )
+        return patiently(self.read, dn)
+
+    def _done(self, answer: Answer, dn: str, no: int) -> bool:
+        if answer["result"] == no:
+            return False
+        self._check(answer, dn)
+        return True
+
+    def _check(self, answer: Answer, dn: str) -> None:
+        if not is_success(answer):
+            raise error_of(answer, f"the directory {self._settings.uri} on {dn}")
