@@ -1,29 +1,30 @@
 """A private OpenLDAP server with vmkeep's schema, tree and access rules; for the cluster, and alone for tests.
 
-Administered over its socket as root of the machine (SASL EXTERNAL), who is the root DN of every database here and no
-identity of the tree.
+Administered over its socket as the account that started it (SASL EXTERNAL), which is the root DN of every database here
+and no identity of the tree.
 """
 
 import base64
 import hashlib
 import os
 import secrets
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from lab import programs
+from lab import programs, sockets
 from lab.errors import LabError
 from lab.processes import Process, start, stop
-from lab.sockets import socket_folder
 from lab.waiting import until
 
 REPOSITORY = Path(__file__).parent.parent
 SHIPPED_SUFFIX = "dc=example,dc=org"
-ROOT_OF_MACHINE = "gidNumber=0+uidNumber=0,cn=peercred,cn=external,cn=auth"
+OWNER = f"gidNumber={os.getegid()}+uidNumber={os.geteuid()},cn=peercred,cn=external,cn=auth"
 AUDIT_SUFFIX = "cn=accesslog"
+_FOLDERS = ("config", "data", "audit", "passwords")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Slapd:
         self.options = options or SlapdOptions()
         self.identities: dict[str, Identity] = {}
         self.process: Process | None = None
-        self.sockets = socket_folder(folder)
+        self.sockets = sockets.socket_folder(folder)
 
     @property
     def suffix(self) -> str:
@@ -77,7 +78,7 @@ class Slapd:
 
         `started` hears of the process before anything else can fail.
         """
-        for name in ("config", "data", "audit", "passwords"):
+        for name in _FOLDERS:
             (self.folder / name).mkdir(parents=True, mode=0o700)
         self.sockets.mkdir(mode=0o700)
         self._load(0, self._configuration())
@@ -107,6 +108,14 @@ class Slapd:
         if self.process is not None:
             stop([self.process], grace=0)
 
+    def remove(self) -> None:
+        """End the server and remove all it has."""
+        self.kill()
+        sockets.clear(self.folder)
+        for name in (*_FOLDERS, "slapd.log"):
+            path = self.folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
     def pause(self) -> None:
         """Let the server hang: it accepts, and answers nothing, until `unpause`."""
         if self.process is not None:
@@ -118,11 +127,11 @@ class Slapd:
             self.process.kill(signal.SIGCONT)
 
     def add(self, ldif: str, identity: Identity | None = None) -> None:
-        """Add entries, as the root of the machine or as an identity."""
+        """Add entries, as the server's owner or as an identity."""
         programs.run(["ldapadd", *self._login(identity)], text=ldif)
 
     def modify(self, ldif: str, identity: Identity | None = None) -> None:
-        """Apply change records, as the root of the machine or as an identity."""
+        """Apply change records, as the server's owner or as an identity."""
         programs.run(["ldapmodify", *self._login(identity)], text=ldif)
 
     def delete(self, dn: str, identity: Identity | None = None) -> None:
@@ -132,7 +141,7 @@ class Slapd:
     def search(
         self, base: str, matching: str = "(objectClass=*)", scope: str = "sub", *attributes: str
     ) -> list[dict[str, list[str]]]:
-        """Entries as the root of the machine sees them, attribute names as sent, `dn` among them."""
+        """Entries as the server's owner sees them, attribute names as sent, `dn` among them."""
         arguments = ["ldapsearch", *self._login(None), "-LLL", "-o", "ldif-wrap=no", "-b", base, "-s", scope, matching]
         return _entries(programs.run([*arguments, *attributes]))
 
@@ -209,7 +218,7 @@ class Slapd:
             "olcDatabase: {-1}frontend\nolcSizeLimit: unlimited\n"
             'olcAccess: to dn.base="" by * read\nolcAccess: to dn.base="cn=subschema" by * read',
             "dn: olcDatabase={0}config,cn=config\nobjectClass: olcDatabaseConfig\nolcDatabase: {0}config\n"
-            f'olcRootDN: {ROOT_OF_MACHINE}\nolcAccess: to * by dn.exact="{ROOT_OF_MACHINE}" manage by * none',
+            f'olcRootDN: {OWNER}\nolcAccess: to * by dn.exact="{OWNER}" manage by * none',
             self._database(1, self.suffix, "data"),
         ]
         if self.options.audit:
@@ -220,7 +229,7 @@ class Slapd:
         flags = "" if self.options.synchronous else "\nolcDbNoSync: TRUE"
         return (
             f"dn: olcDatabase={{{number}}}mdb,cn=config\nobjectClass: olcDatabaseConfig\nobjectClass: olcMdbConfig\n"
-            f"olcDatabase: {{{number}}}mdb\nolcSuffix: {suffix}\nolcRootDN: {ROOT_OF_MACHINE}\n"
+            f"olcDatabase: {{{number}}}mdb\nolcSuffix: {suffix}\nolcRootDN: {OWNER}\n"
             f"olcDbDirectory: {self.folder}/{folder}\nolcDbMaxSize: {1 << 30}{flags}"
         )
 

@@ -114,8 +114,12 @@ class Follower:
         """(count, monotonic seconds of the host) in order."""
         return list(self._arrivals)
 
+    def idle(self) -> float:
+        """Seconds since the newest count."""
+        return time.monotonic() - self._arrivals[-1][1] if self._arrivals else 0.0
+
     def widest_gap(self) -> float:
-        """The longest time without a count, in seconds."""
+        """The longest time between two counts, in seconds."""
         times = [moment for _, moment in self.arrivals]
         return max((b - a for a, b in itertools.pairwise(times)), default=0.0)
 
