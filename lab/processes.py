@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab import programs
@@ -19,7 +19,7 @@ _children: dict[int, "subprocess.Popen[bytes]"] = {}
 class Process:
     """One process: `started` is its start in clock ticks since boot; pid and start time are unique together."""
 
-    name: str
+    name: str = field(compare=False)
     pid: int
     started: int
 
