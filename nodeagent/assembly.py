@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -91,10 +92,8 @@ def findings(assembly: Assembly) -> list[tuple[str, str, bool]]:
         ("qemu-img", lambda: run("qemu-img", ["--version"], settings.qemu_img_seconds).splitlines()[0]),
         ("journals", lambda: f"{len(shop.journals.all())} unfinished"),
     ]
-    asked += [
-        (f"root {root}", lambda root=root: _directory(root))
-        for root in (*settings.allowed_roots, *settings.image_roots)
-    ]  # type: ignore[misc]
+    roots = dict.fromkeys((*settings.allowed_roots, *settings.image_roots))
+    asked += [(f"root {root}", partial(_directory, root)) for root in roots]
     return [(what, *_ask(question)) for what, question in asked]
 
 

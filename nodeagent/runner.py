@@ -102,7 +102,7 @@ class Runner:
         retrying = Retrying(
             retry=retry_if_exception_type(TryLater),
             stop=stop_after_delay(self.patience.seconds),
-            wait=wait_exponential_jitter(initial=0.05, max=2.0),
+            wait=wait_exponential_jitter(multiplier=0.05, max=2.0),
             reraise=True,
         )
         return retrying(call)

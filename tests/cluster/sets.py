@@ -1,0 +1,44 @@
+"""Looks at a backup set with eyes of its own: names, digests by another implementation of the walk, images by qemu-img."""
+
+import json
+import subprocess
+from pathlib import Path
+
+from blake3 import blake3
+
+from lab.machines import Machine
+
+
+def directory_of(machine: Machine, leaf: str) -> Path:
+    """Where the protocol says that the set lies, from the first disk's path below the image root."""
+    vmtype, pool = machine.disks[0].relative_to(machine.node.images).parts[:2]
+    return machine.node.backup / vmtype / pool / machine.name / leaf
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / f"manifest.json.{folder.name}").read_text())
+
+
+def assert_digests(folder: Path) -> None:
+    """Every file is in the manifest and the other way round, with its length and digest."""
+    said = {file["name"]: (file["size"], file["digest"]) for file in manifest(folder)["files"]}
+    seen = {
+        path.name: (path.stat().st_size, "blake3:" + blake3(path.read_bytes()).hexdigest())
+        for path in folder.iterdir()
+        if not path.name.startswith("manifest.json.")
+    }
+    assert said == seen
+
+
+def image_info(path: Path) -> dict:
+    printed = subprocess.run(
+        ["qemu-img", "info", "-U", "-f", "qcow2", "--output=json", str(path)],
+        capture_output=True,
+        check=True,
+        timeout=30,
+    ).stdout
+    return json.loads(printed)
+
+
+def assert_whole(path: Path) -> None:
+    assert "backing-filename" not in image_info(path), path
