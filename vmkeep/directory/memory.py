@@ -6,6 +6,8 @@ Knows the equality rules that matter (`equality`); knows no schema and no access
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import structlog
+
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.directory.claims import shows
@@ -24,6 +26,8 @@ from vmkeep.directory.port import (
     Scope,
     Watcher,
 )
+
+log = structlog.get_logger(__name__)
 
 
 class MemoryStore:
@@ -187,7 +191,13 @@ class MemoryWatcher:
             self._noticed.wait()
             self._noticed.clear()
             if not self._closing:
-                self._wake()
+                self._wake_owner()
+
+    def _wake_owner(self) -> None:
+        try:
+            self._wake()
+        except Exception:  # the owner's mistake must not end the watch
+            log.exception("watch.wake_failed")
 
 
 def matches(entry: Entry, matching: Filter) -> bool:

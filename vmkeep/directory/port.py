@@ -106,8 +106,8 @@ class Watcher(Protocol):
 class Store(Protocol):
     """What the directory can do for us. Every call has a time limit.
 
-    Raises TryLater (`Unreachable`) when the server is away, read-only, full or too slow, and Refused when it says no for
-    good (access, schema), with the directory's own words in the sentence.
+    Raises TryLater (`Unreachable`) when the server is away, read-only, full or too slow, and Refused when it says no
+    for good (access, schema), with the directory's own words in the sentence.
     """
 
     def read(self, dn: str, attributes: Sequence[str] = ()) -> Entry | None:
@@ -142,7 +142,7 @@ class Store(Protocol):
     def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
         """Call `wake` whenever a matching entry may have changed, entered or left, and after each (re)connect.
 
-        It is called from another thread, at least once after the start, and must not block.
+        It is called from another thread, once after the start too, and must not block.
         """
 
     def close(self) -> None:
