@@ -85,7 +85,7 @@ class Slapd:
         if self.options.tree is not None:
             self._load(1, self.shipped(self.options.tree))
         self.start(started)
-        for path in filter(Path.exists, self.options.configuration):
+        for path in self.options.configuration:
             self.modify(self.shipped(path))
         for name in ("admin", "controller") if self.options.tree is not None else ():
             self.give_password(name, f"cn={name},ou=administration,{self.suffix}")
