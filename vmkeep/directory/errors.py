@@ -26,7 +26,8 @@ ENTRY_ALREADY_EXISTS = 68
 OTHER = 80
 SYNC_REFRESH_REQUIRED = 4096
 
-_WORDS_OF_A_FULL_DATABASE = ("MDB_MAP_FULL", "No space left", "index add failed", "index generation failed")
+# slapd's words when LMDB can write no more; it rarely says why.
+_WORDS_OF_A_FULL_DATABASE = ("MDB_MAP_FULL", "No space left", " failed")
 _ADVICE = {
     SIZE_LIMIT_EXCEEDED: "raise this identity's limit (olcLimits: size.soft, size.hard, size.prtotal unlimited)",
     REFERRAL: "point the settings to the one writable server",
@@ -46,7 +47,7 @@ class Unwilling(TryLater):
 
 
 class Full(TryLater):
-    """The directory's database has no room left."""
+    """The directory cannot write: as a rule its database has no room left."""
 
 
 class Overloaded(TryLater):
@@ -72,7 +73,7 @@ def error_of(answer: Answer, doing: str) -> TryLater | Refused:
 
 def _kind_of_trouble(answer: Answer) -> type[TryLater] | None:
     code, words = answer["result"], str(answer.get("message") or "")
-    if code == ADMIN_LIMIT_EXCEEDED or any(part in words for part in _WORDS_OF_A_FULL_DATABASE):
+    if _is_full(answer):
         return Full
     if code in (BUSY, TIME_LIMIT_EXCEEDED, OTHER):
         return Overloaded
@@ -87,4 +88,12 @@ def _server_words(answer: Answer) -> str:
     if answer.get("message"):
         said += f": {answer['message']}"
     advice = _ADVICE.get(answer["result"])
+    if _is_full(answer):
+        advice = "its database or its disk is full: look at olcDbMaxSize and at slapd's log"
     return f"{said}; {advice}" if advice else said
+
+
+def _is_full(answer: Answer) -> bool:
+    words = str(answer.get("message") or "")
+    could_not_write = answer["result"] == OTHER and any(part in words for part in _WORDS_OF_A_FULL_DATABASE)
+    return could_not_write or bool(answer["result"] == ADMIN_LIMIT_EXCEEDED)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from vmkeep.contract.errors import TryLater
 from vmkeep.directory import errors
@@ -154,7 +154,7 @@ class OpenLdapStore:
     def _looked_up(self, dn: str) -> Entry | None:
         patiently = Retrying(
             stop=stop_after_delay(self._settings.timeout_seconds),
-            wait=wait_exponential_jitter(initial=0.02, max=1.0, jitter=0.05),
+            wait=wait_random_exponential(multiplier=0.02, max=1.0),
             retry=retry_if_exception_type(TryLater),
             reraise=True,
         )

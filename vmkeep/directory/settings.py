@@ -126,10 +126,11 @@ def read_password(file: Path) -> str:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise _refused(file, f"cannot be read: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as opened:
+    try:
         _check(file, os.fstat(descriptor))
-        content = opened.read(_LONGEST_PASSWORD + 1)
-    return _password(file, content)
+        return _password(file, os.read(descriptor, _LONGEST_PASSWORD + 1))
+    finally:
+        os.close(descriptor)
 
 
 def _check(file: Path, status: os.stat_result) -> None:
