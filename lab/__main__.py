@@ -22,6 +22,9 @@ def main() -> int:
     except LabError as why:
         print(f"lab: {why}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("lab: interrupted; what had been started is ended again", file=sys.stderr)
+        return 130
 
 
 def _up(arguments: argparse.Namespace) -> int:

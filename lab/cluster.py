@@ -182,7 +182,8 @@ class Lab:
 
     def start_directory(self) -> None:
         """Start slapd again."""
-        self._record.note_process(self.directory.start())
+        self.directory.start(self._record.note_process)
+        self._describe_again()
 
     def processes(self) -> list[Process]:
         """Every process of the lab that runs, its guests among them."""
@@ -215,6 +216,11 @@ class Lab:
         temporary = self.folder / "lab.json.new"
         temporary.write_text(json.dumps(self.description(), indent=2) + "\n")
         temporary.replace(self.folder / "lab.json")
+
+    def _describe_again(self) -> None:
+        """Keep the processes in lab.json true; there is none before `up` has ended."""
+        if (self.folder / "lab.json").exists():
+            self.write_description()
 
     def _take_folder(self) -> None:
         if record.read(self.folder) is not None:
@@ -299,8 +305,8 @@ class Lab:
         running = self._record.processes.get(name)
         if running is not None and running.alive:
             raise LabError(f"{name} runs already, pid {running.pid}")
-        process = services.serve(name, command, log)
-        self._record.note_process(process)
+        process = services.serve(name, command, log, self._record.note_process)
+        self._describe_again()
         return process
 
     def _end(self, name: str, grace: float) -> None:
@@ -308,6 +314,7 @@ class Lab:
         if process is not None:
             stop([process], grace)
             self._record.forget_process(name)
+            self._describe_again()
 
     def _describe_node(self, node: Node) -> dict[str, str]:
         return {

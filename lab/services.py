@@ -1,13 +1,16 @@
 """Starts vmkeep's own daemons the way systemd does, and knows when they are ready. Used by the cluster."""
 
+import hashlib
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lab.errors import LabError
 from lab.processes import Process, start
 from lab.waiting import until
+
+_READY_SECONDS = 30
 
 
 def script(name: str) -> Path:
@@ -18,15 +21,17 @@ def script(name: str) -> Path:
     return path
 
 
-def serve(name: str, arguments: Sequence[str | Path], log: Path, limit: float = 30) -> Process:
-    """Start a daemon; returns when it has reported READY."""
-    address = f"\0vmkeep-lab/{log}"[:100]
+def serve(name: str, arguments: Sequence[str | Path], log: Path, started: Callable[[Process], None]) -> Process:
+    """Start a daemon; returns when it has reported READY. `started` hears of the process first."""
+    # An abstract name, so that no file is left; a digest, because names of sockets are short.
+    address = f"\0vmkeep-lab-{hashlib.blake2b(str(log).encode(), digest_size=8).hexdigest()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
         ear.bind(address)
         ear.setblocking(False)
         process = start(name, arguments, log, {"NOTIFY_SOCKET": "@" + address[1:], "PYTHONUNBUFFERED": "1"})
+        started(process)
         try:
-            until(f"{name} to report that it is ready, see {log}", lambda: _ready(process, ear, log), limit)
+            until(f"{name} to report that it is ready, see {log}", lambda: _ready(process, ear, log), _READY_SECONDS)
         except LabError:
             process.kill()
             raise

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,10 @@ from lab.errors import LabError
 from lab.hypervisor import NodeOptions
 from lab.machines import MachineSpec
 from lab.processes import all_pids, stop
-from lab.slapd import SlapdOptions
+from lab.slapd import Slapd, SlapdOptions
 from lab.waiting import until
-from tests.conftest import ClusterFactory
 
+ClusterFactory = Callable[..., Lab]
 BIOS = MachineSpec(kind="bios")
 
 
@@ -216,3 +216,25 @@ def test_a_folder_with_a_very_long_name_works(cluster: ClusterFactory, tmp_path:
         assert sockets.is_relative_to("/tmp")
     assert not sockets.exists()
     assert_nothing_left(folder)
+
+
+def test_agents_are_ready_when_started_and_can_be_killed(small: Lab) -> None:
+    node = "node-01.lab.example"
+    first = small.start_agent(node)
+    assert first.alive
+    with pytest.raises(LabError, match="runs already"):
+        small.start_agent(node)
+    small.kill_agent(node)
+    assert not first.alive
+    second = small.start_agent(node)
+    text = json.loads((small.folder / "lab.json").read_text())
+    assert {"name": f"nodeagent {node}", "pid": second.pid} in text["processes"]
+    small.stop_agent(node)
+    assert not second.alive
+
+
+def test_a_directory_may_have_another_suffix(slapd_factory: Callable[..., Slapd]) -> None:
+    server = slapd_factory(SlapdOptions(suffix="o=stepping-stone,c=ch"))
+    [entry] = server.search("ou=nodes,ou=virtualization,ou=services,o=stepping-stone,c=ch", "(ou=nodes)", "base")
+    assert entry["ou"] == ["nodes"]
+    assert server.identities["controller"].dn == "cn=controller,ou=administration,o=stepping-stone,c=ch"
