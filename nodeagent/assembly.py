@@ -1,4 +1,4 @@
-"""Puts an agent together from its settings; called by the command line and by tests that run one in their own process."""
+"""Puts an agent together from its settings; called by the command line and by whoever runs one in its own process."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

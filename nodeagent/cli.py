@@ -1,4 +1,7 @@
-"""`vmkeep-nodeagent`: parse, call, print. serve runs until stopped, once does what is there and ends, check looks only."""
+"""`vmkeep-nodeagent`: parse, call, print.
+
+serve runs until stopped, once does what is there and ends, check looks only.
+"""
 
 import os
 import sys

@@ -1,7 +1,7 @@
 """The agent's cycle: read everything, take up what is this node's, report what is left over, note progress.
 
-Called by the loop at every wake-up and at least every `reconcile_seconds`. What a killed agent left behind is found in the
-same way as new work: an unfinished journal is gone on with before the directory is even asked.
+Called by the loop at every wake-up and at least every `reconcile_seconds`. What a killed agent left behind is found
+in the same way as new work: an unfinished journal is gone on with before the directory is even asked.
 """
 
 import threading

@@ -1,7 +1,7 @@
 """The journal of one operation: what was ordered, what began, what ended, how it came out. Append-only, fsynced, local.
 
-One file per leaf and mode, one JSON object a line. What ended is skipped after a restart; what began is asked of the host.
-The file goes when the result has been reported to the directory. Written by the runner, listed by the cycle.
+One file per leaf and mode, one JSON object a line. What ended is skipped after a restart; what began is asked of the
+host. The file goes when the result has been reported to the directory. Written by the runner, listed by the cycle.
 """
 
 import contextlib

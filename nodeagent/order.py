@@ -1,7 +1,7 @@
 """What one operation is to do, decided once and persisted before anything is touched.
 
-Surveyed from directory, libvirt and filesystem (`operations.survey`), kept as the journal's first line; recovery goes by it,
-whatever the directory says by then. Paths absolute, sizes in bytes, bandwidth in MiB/s.
+Surveyed from directory, libvirt and filesystem (`operations.survey`), kept as the journal's first line; recovery goes
+by it, whatever the directory says by then. Paths absolute, sizes in bytes, bandwidth in MiB/s.
 """
 
 from pathlib import PurePosixPath

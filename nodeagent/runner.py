@@ -1,7 +1,7 @@
 """Carries an operation out over its journal: ended, skip; began, ask the host; neither, note, apply, note.
 
-A refusal takes back what began, last step first. A world that is not ready is waited for, with bounds; a machine that is down
-is waited for without. Called by the cycle in a worker, again and again until there is a result.
+A refusal takes back what began, last step first. A world that is not ready is waited for, with bounds; a machine that
+is down is waited for without. Called by the cycle in a worker, again and again until there is a result.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """One piece of work in its own thread: lock the machine, survey or take up the journal, run the steps, report.
 
-Started by the cycle. Everything that goes wrong ends here: as a result in the journal, as a refusal on the leaf, or as something
-to try again in a later cycle.
+Started by the cycle. Everything that goes wrong ends here: as a result in the journal, as a refusal on the leaf, or
+as something to try again in a later cycle.
 """
 
 import threading

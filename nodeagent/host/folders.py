@@ -1,7 +1,8 @@
 """Directories held by descriptor: files are made, linked, renamed and removed in them without following a link.
 
-Every path from the directory comes through `open_folder` or `make_folder`: it must lie below a root that the local settings
-allow, and no component below that root may be a symbolic link. Called by the operations; libvirt and qemu-img get paths.
+Every path from the directory comes through `open_folder` or `make_folder`: it must lie below a root that the local
+settings allow, and no component below that root may be a symbolic link. Called by the operations; libvirt and
+qemu-img get paths.
 """
 
 import contextlib
@@ -132,7 +133,10 @@ class Folder:
 
 @contextlib.contextmanager
 def open_folder(path: PurePath, roots: Sequence[str]) -> Iterator[Folder]:
-    """An existing directory below one of the roots. FileNotFoundError where it is missing, HostFailure where not allowed."""
+    """An existing directory below one of the roots.
+
+    FileNotFoundError where it is missing, HostFailure where not allowed.
+    """
     descriptor = _walk(path, roots, None)
     try:
         yield Folder(Path(path), descriptor)

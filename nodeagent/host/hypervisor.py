@@ -1,7 +1,7 @@
 """The one door to libvirt: look, save, restore, stream a backing file into its image. Nothing else is asked of it.
 
-One connection is shared by all workers; libvirt's keep-alive breaks it when the daemon hangs, so every call ends. A broken
-connection raises HypervisorAway and the next call connects anew.
+One connection is shared by all workers; libvirt's keep-alive breaks it when the daemon hangs, so every call ends. A
+broken connection raises HypervisorAway and the next call connects anew.
 """
 
 import threading

@@ -1,4 +1,7 @@
-"""One actor per machine on this host: a lock file each, held while somebody works on it. Freed by the kernel when a process dies."""
+"""One actor per machine on this host: a lock file each, held while somebody works on it.
+
+Freed by the kernel when a process dies.
+"""
 
 import fcntl
 import os

@@ -1,8 +1,8 @@
 """Merge: make every live image whole, so that the set's copy is no longer referred to.
 
-One step a disk. Where the set will only be renamed into the backup directory, its digest is taken meanwhile: QEMU reads the
-same blocks, so the page cache serves both and retain need not read anything. Nothing to take back: a chain left half streamed
-is whole and can be streamed on.
+One step a disk. Where the set will only be renamed into the backup directory, its digest is taken meanwhile: QEMU
+reads the same blocks, so the page cache serves both and retain need not read anything. Nothing to take back: a chain
+left half streamed is whole and can be streamed on.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,7 +1,7 @@
 """Removes iterations of a machine beyond the number to keep. Called by retain once the newer set is durable.
 
-Only complete sets count and only complete sets go; a set stops being one before its files go, so that nobody takes half a
-set for a backup.
+Only complete sets count and only complete sets go; a set stops being one before its files go, so that nobody takes
+half a set for a backup.
 """
 
 import contextlib
@@ -19,7 +19,8 @@ _REMOVING = ".removing"
 def prune(machine_directory: PurePath, roots: Sequence[str], keep: int, protected: Collection[str]) -> list[str]:
     """Remove the oldest complete sets beyond `keep`; returns the timestamps removed. `protected` ones stay and count.
 
-    Nothing is removed while a set's time lies after the newest protected one: then a clock is wrong, and age means nothing.
+    Nothing is removed while a set's time lies after the newest protected one: then a clock is wrong, and age means
+    nothing.
     """
     with open_folder(machine_directory, roots) as machine:
         _finish_removals(machine)

@@ -1,7 +1,8 @@
 """Saves a running or paused machine's memory and lets it run on from it. Called by the snapshot's plan.
 
-A machine is let go only after its image chain has been proven in the stopped QEMU: it is restored paused, looked at, then
-resumed. What a killed agent left in between is told apart by the state file's first bytes, libvirt, and the overlays.
+A machine is let go only after its image chain has been proven in the stopped QEMU: it is restored paused, looked at,
+then resumed. What a killed agent left in between is told apart by the state file's first bytes, libvirt, and the
+overlays.
 """
 
 import os

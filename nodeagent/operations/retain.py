@@ -2,9 +2,10 @@
 
     directory → one step a file → manifest → clear → prune
 
-On the same filesystem a file is given its new name, at any size in the same time; to another it is copied with its digest on
-the way. A set is visible only with its manifest, which comes last. Removing comes after that: first what lies in retain,
-then iterations beyond the plan's number, oldest first, never one a restore is using and never by counting incomplete sets.
+On the same filesystem a file is given its new name, at any size in the same time; to another it is copied with its
+digest on the way. A set is visible only with its manifest, which comes last. Removing comes after that: first what
+lies in retain, then iterations beyond the plan's number, oldest first, never one a restore is using and never by
+counting incomplete sets.
 """
 
 from collections.abc import Iterator

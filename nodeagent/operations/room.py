@@ -1,4 +1,7 @@
-"""Room: whether retain, backup and RAM disk can take a backup, asked before anything is touched. Called by the survey."""
+"""Room: whether retain, backup and RAM disk can take a backup, asked before anything is touched.
+
+Called by the survey.
+"""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -22,8 +25,8 @@ def require_same_filesystem(order: Order, roots: Sequence[str]) -> None:
                 if images.device != retain.device:
                     raise Refused(
                         ReturnValue.CANNOT_RENAME_IMAGE,
-                        f"{order.machine}: the image {disk.path} and sstBackupRetainDirectory {order.retain_root} lie on "
-                        "different filesystems; name a retain directory on the images' own",
+                        f"{order.machine}: the image {disk.path} and sstBackupRetainDirectory {order.retain_root} "
+                        "lie on different filesystems; name a retain directory on the images' own",
                     )
 
 
@@ -35,7 +38,8 @@ def require_room(order: Order, roots: Sequence[str], memory: int) -> None:
         if free < needed:
             raise Refused(
                 ReturnValue.NOT_ENOUGH_SPACE,
-                f"{order.machine}: {path} has {free} bytes free and {needed} are needed; make room or name another directory",
+                f"{order.machine}: {path} has {free} bytes free and {needed} are needed; "
+                "make room or name another directory",
             )
 
 

@@ -2,9 +2,9 @@
 
     directories → entry → overlays → [save] → firmware → swap → [resume] → description → state → making
 
-Steps in brackets are for machines that run or are paused. From save to resume the machine stands still; nothing there waits
-for the directory or the network, and what can be prepared is done before. Taking back: an image whose overlay is still empty
-gets its name back; one that was written to is made whole instead.
+Steps in brackets are for machines that run or are paused. From save to resume the machine stands still; nothing there
+waits for the directory or the network, and what can be prepared is done before. Taking back: an image whose overlay
+is still empty gets its name back; one that was written to is made whole instead.
 """
 
 from contextlib import AbstractContextManager

@@ -1,7 +1,8 @@
-"""Makes an image whole: its backing file is streamed into it, by QEMU while the machine runs, by qemu-img while it is off.
+"""Makes an image whole: its backing file is streamed into it, by QEMU while the machine runs, by qemu-img while it is
+off.
 
-Success is what the image's header says, never a job's end: a pull that "completed" may have done nothing. Called by merge, and by
-the snapshot to take a swap back.
+Success is what the image's header says, never a job's end: a pull that "completed" may have done nothing. Called by
+merge, and by the snapshot to take a swap back.
 """
 
 from collections.abc import Callable

@@ -131,7 +131,8 @@ class Surveyor:
         if view is None:
             raise Refused(
                 ReturnValue.CANNOT_FIND_MACHINE,
-                f"{name}: libvirt on {self.host.node} knows no machine of this name; define it there, or correct sstNode",
+                f"{name}: libvirt on {self.host.node} knows no machine of this name; "
+                "define it there, or correct sstNode",
             )
         return view
 
@@ -221,7 +222,8 @@ class Surveyor:
         if left:
             raise Refused(
                 ReturnValue.RETAIN_NOT_EMPTY,
-                f"{order.machine}: {order.paths.retain} is not empty ({', '.join(left[:5])}); nothing is written over it",
+                f"{order.machine}: {order.paths.retain} is not empty ({', '.join(left[:5])}); "
+                "nothing is written over it",
             )
 
     # firmware
@@ -232,7 +234,8 @@ class Surveyor:
             if root_of(PurePosixPath(description.nvram), self.rules.nvram_roots) is None:
                 raise Refused(
                     ReturnValue.PATH_NOT_ALLOWED,
-                    f"{order.machine}: the NVRAM file {description.nvram} lies outside {', '.join(self.rules.nvram_roots)}",
+                    f"{order.machine}: the NVRAM file {description.nvram} lies outside "
+                    f"{', '.join(self.rules.nvram_roots)} (nvram_roots in the agent's settings)",
                 )
             if self._exists(PurePosixPath(description.nvram).parent, PurePosixPath(description.nvram).name):
                 found.append(Firmware(role="nvram", path=description.nvram, kept=order.paths.nvram))
@@ -314,5 +317,6 @@ def _number(machine: str, name: str | None, code: ReturnValue, what: str, look_u
     except KeyError:
         raise Refused(
             code,
-            f"{machine}: the plan names the {what} {name!r}, whom this node does not know; create it or correct the plan",
+            f"{machine}: the plan names the {what} {name!r}, whom this node does not know; "
+            "create it or correct the plan",
         ) from None

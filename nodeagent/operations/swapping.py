@@ -1,7 +1,7 @@
 """Puts empty images in the place of a machine's disks, and takes that back. Called by the snapshot's plan.
 
-The image gets a second name in retain, then the prepared overlay is renamed over its first: at no moment is there no image at
-the path, and nothing in retain is ever written over.
+The image gets a second name in retain, then the prepared overlay is renamed over its first: at no moment is there no
+image at the path, and nothing in retain is ever written over.
 """
 
 import os
@@ -85,7 +85,8 @@ class Swapping:
         if any(len(chains.get(disk.target, ())) < 2 for disk in self._order.disks):
             raise Refused(
                 ReturnValue.WRONG_STATE_INFORMATION,
-                f"{self._order.machine} was started while its images were being moved; the next run saves it as it runs",
+                f"{self._order.machine} was started while its images were being moved; "
+                "the next run saves it as it runs",
             )
 
     def swap_back(self, _facts: Facts) -> Facts:

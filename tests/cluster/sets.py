@@ -1,4 +1,4 @@
-"""Looks at a backup set with eyes of its own: names, digests by another implementation of the walk, images by qemu-img."""
+"""Looks at a backup set with eyes of its own: names, digests of whole files, images by qemu-img."""
 
 import json
 import subprocess

@@ -40,7 +40,7 @@ def test_a_set_restored_with_cp_and_virsh_runs_on_from_its_instant(disks: int, a
     assert "V " in after, "the guest read its pattern on the restored disks"
 
 
-def _first_count_after(serial, offset: int) -> int | None:  # noqa: ANN001
+def _first_count_after(serial, offset: int) -> int | None:
     with serial.open("rb") as file:
         file.seek(offset)
         lines = file.read().split(b"\n")[:-1]

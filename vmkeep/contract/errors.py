@@ -13,7 +13,8 @@ class TryLater(Exception):  # noqa: N818 - named for what to do, not for what we
 class Refused(Exception):  # noqa: N818 - named for what happened to the request
     """The request cannot be carried out as it stands; a person has to change something.
 
-    `code` goes to sstProvisioningReturnValue, `sentence` to vmkeepMessage: it names the machine, the value and the mend.
+    `code` goes to sstProvisioningReturnValue, `sentence` to vmkeepMessage: it names the machine, the value and the
+    mend.
     """
 
     def __init__(self, code: ReturnValue, sentence: str) -> None:

@@ -86,7 +86,10 @@ def set_paths(
     roots: tuple[str, str],
     image_roots: Sequence[str],
 ) -> SetPaths:
-    """Lay out one backup. `disks` are (target, absolute image path) in the machine's order, `roots` (retain, backup)."""
+    """Lay out one backup.
+
+    `disks` are (target, absolute image path) in the machine's order, `roots` (retain, backup).
+    """
     check_name(machine)
     from_timestamp(timestamp)
     if not disks:
