@@ -16,7 +16,6 @@ def to_ldif(entries: Iterable[Entry]) -> str:
     text = io.BytesIO()
     writer = LDIFWriter(text)
     for entry in entries:
-        writer.unparse(
-            entry.dn, {name: [value.encode() for value in values] for name, values in entry.attributes.items()}
-        )
+        # As text, not bytes: bytes would be written in base64 even where a person could read them.
+        writer.unparse(entry.dn, {name: list(values) for name, values in entry.attributes.items()})
     return text.getvalue().decode()

@@ -65,14 +65,16 @@ class Loop:
         self._stopping = False
         self._failures = 0
         self._bugs = 0
+        self.stopped_by: int | None = None
 
     def wake(self) -> None:
         """Ask for a cycle now; from any thread or signal handler."""
         self._wakes.put(None)
 
-    def stop(self) -> None:
+    def stop(self, by_signal: int | None = None) -> None:
         """End after the cycle at hand; from any thread, signal handler, or the cycle itself."""
         self._stopping = True
+        self.stopped_by = self.stopped_by or by_signal
         self._wakes.put(None)
 
     @property
@@ -158,8 +160,8 @@ def signals(loop: Loop) -> Iterator[None]:
         yield
         return
 
-    def end(_number: int, _frame: FrameType | None) -> None:
-        loop.stop()
+    def end(number: int, _frame: FrameType | None) -> None:
+        loop.stop(number)
 
     def wake(_number: int, _frame: FrameType | None) -> None:
         loop.wake()

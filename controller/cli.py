@@ -1,0 +1,216 @@
+"""The command line `vmkeep-controller`: parse, call, print."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from controller.check import check as check_directory
+from controller.cycle import NOT_ENDED, Cycle, bounds_of, read_view, utc_now
+from controller.rehearsal import Rehearsal, comment
+from controller.report import NONE_FINISHED, exit_code, line, summary
+from controller.run import Choice, Fate, Started, choose, start
+from controller.waiting import Run
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused, TryLater
+from vmkeep.contract.names import Tree
+from vmkeep.directory import open_store
+from vmkeep.directory.catalogue import Catalogue
+from vmkeep.service import logs, settings
+from vmkeep.service.daemonize import daemonized
+from vmkeep.service.loop import Loop, Pace, TooManyBugs, signals
+from vmkeep.service.metrics import Metrics
+from vmkeep.service.readiness import Readiness
+from vmkeep.service.settings import ControllerSettings, SettingsError
+
+USAGE = 2
+INTERRUPTED = 128  # plus the signal's number, as shells have it
+
+app = typer.Typer(
+    help="Backs up the machines of the cluster: adds a leaf for each and moves it from mode to mode.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+SettingsFile: TypeAlias = Annotated[
+    Path | None, typer.Option("--settings", metavar="FILE", help=f"settings; default {settings.CONTROLLER_FILE}")
+]
+Machines: TypeAlias = Annotated[
+    list[str] | None, typer.Argument(metavar="[MACHINE]...", help="names, as sstVirtualMachine has them")
+]
+All: TypeAlias = Annotated[bool, typer.Option("--all", help="every machine and template of the directory")]
+
+
+@app.callback()
+def common(context: typer.Context, settings_file: SettingsFile = None) -> None:
+    """Options before the command."""
+    context.obj = settings_file
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    machines: Machines = None,
+    everything: All = False,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="stop waiting after this long")
+    ] = None,
+    settings_file: SettingsFile = None,
+) -> None:
+    """Back up machines and wait for them; for cron. Exit 0: all finished, 3: some, 1: none, 2: usage."""
+    with told():
+        names = _names(machines, everything)
+        chosen = _settings(context, settings_file)
+        raise typer.Exit(_run(chosen, names, chosen.run_timeout_seconds if timeout is None else timeout))
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    daemon: Annotated[bool, typer.Option("--daemon", help="go into the background")] = False,
+    pidfile: Annotated[Path | None, typer.Option(metavar="FILE", help="written while at work")] = None,
+    settings_file: SettingsFile = None,
+) -> None:
+    """Move whatever is in flight, until stopped. Starts no backup by itself."""
+    with told():
+        chosen = _settings(context, settings_file)
+        with daemonized(daemon, pidfile, chosen.logs):
+            _serve(chosen)
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    machines: Machines = None,
+    everything: All = False,
+    settings_file: SettingsFile = None,
+) -> None:
+    """Print what a run would write now, as LDIF, and write nothing."""
+    with told():
+        names = _names(machines, everything)
+        chosen = _settings(context, settings_file)
+        with _catalogue(chosen) as catalogue:
+            _print_plan(catalogue, chosen, names)
+
+
+@app.command()
+def check(context: typer.Context, settings_file: SettingsFile = None) -> None:
+    """Look whether settings, directory, schema and tree are well. Exit 0: all well, 1: something is missing."""
+    with told():
+        chosen = _settings(context, settings_file)
+        with _catalogue(chosen) as catalogue:
+            findings = []
+            for finding in check_directory(catalogue):
+                findings.append(finding)
+                print(f"{'well   ' if finding.is_well else 'MISSING'} {finding.sentence}")
+        raise typer.Exit(0 if all(finding.is_well for finding in findings) else NONE_FINISHED)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors in one sentence on stderr, with an exit code; no traceback."""
+    try:
+        yield
+    except SettingsError as why:
+        _say_error(why.sentence)
+        raise typer.Exit(USAGE) from None
+    except (Refused, TryLater, TooManyBugs) as why:
+        _say_error(str(why))
+        raise typer.Exit(NONE_FINISHED) from None
+    except KeyboardInterrupt:
+        _say_error("interrupted; leaves that were added are taken on by `serve` or the next run")
+        raise typer.Exit(INTERRUPTED + signal.SIGINT) from None
+
+
+def main() -> None:
+    """Entry point of the script."""
+    app(prog_name="vmkeep-controller")
+
+
+def _run(chosen: ControllerSettings, names: list[str] | None, timeout: float) -> int:
+    # Cron mails whatever is printed: the lines of the machines say it all, the log only what is odd.
+    quiet = chosen.logs.model_copy(update={"level": "debug" if chosen.logs.level == "debug" else "warning"})
+    log = logs.configure(quiet, "vmkeep-controller")
+    bounds = bounds_of(chosen)
+    with _catalogue(chosen) as catalogue:
+        choices = choose(catalogue, names)
+        if not choices:
+            print(f"there is no machine below {catalogue.tree.machines}: is the suffix in the settings right?")
+            return NONE_FINISHED
+        started = _start(catalogue, choices, chosen)
+        cycle = Cycle(catalogue, bounds, log, only=started.machines, complete=frozenset({started.timestamp}))
+        waiting = Run(cycle, started, lambda outcome: print(line(outcome), flush=True), time.monotonic() + timeout)
+        loop = Loop(waiting.turn, Pace(chosen.reconcile_seconds), log, bugs_allowed=3)
+        waiting.when_over = loop.stop
+        if started.machines:
+            with catalogue.store.watch(catalogue.tree.machines, NOT_ENDED, loop.wake), signals(loop):
+                loop.run()
+        outcomes = waiting.close()
+        print(summary(started.timestamp, outcomes), flush=True)
+        return INTERRUPTED + loop.stopped_by if loop.stopped_by else exit_code(outcomes)
+
+
+def _serve(chosen: ControllerSettings) -> None:
+    log = logs.configure(chosen.logs, "vmkeep-controller")
+    metrics = Metrics()
+    metrics.listen(chosen.metrics)
+    with _catalogue(chosen) as catalogue:
+        cycle = Cycle(catalogue, bounds_of(chosen), log, metrics)
+        loop = Loop(cycle.turn_and_wait, Pace(chosen.reconcile_seconds), log, Readiness.of(os.environ))
+        with catalogue.store.watch(catalogue.tree.machines, NOT_ENDED, loop.wake) as watcher, signals(loop):
+            log.info("at work", directory=chosen.directory.uri, watch=watcher.kind)
+            loop.run()
+        log.info("stopped")
+
+
+def _start(catalogue: Catalogue, choices: tuple[Choice, ...], chosen: ControllerSettings) -> Started:
+    return start(
+        catalogue, choices, utc_now(), bounds_of(chosen), lambda: read_view(catalogue).leaves, _wait_a_random_moment
+    )
+
+
+def _wait_a_random_moment(round_number: int) -> None:
+    time.sleep(random.uniform(0.02, 0.1 * (round_number + 1)))  # noqa: S311 - parts two controllers, protects nothing
+
+
+def _print_plan(catalogue: Catalogue, chosen: ControllerSettings, names: list[str] | None) -> None:
+    rehearsal = Rehearsal(catalogue.store)
+    started = _start(Catalogue(rehearsal, catalogue.tree), choose(catalogue, names), chosen)
+    print(comment(f"what a run would write now; nothing was written. {len(started.machines)} machines"), end="")
+    for choice in started.choices:
+        if choice.fate is not Fate.BACK_UP:
+            code = f" (return value {int(choice.code)})" if choice.code is not ReturnValue.SUCCESS else ""
+            print(comment(f"{choice.machine}: {choice.fate.value}{code}: {choice.sentence}"), end="")
+    print("\n" + rehearsal.to_ldif(), end="")
+
+
+def _names(machines: list[str] | None, everything: bool) -> list[str] | None:
+    if bool(machines) == everything:
+        raise typer.BadParameter("name the machines, or say --all (one of the two)")
+    return None if everything else machines
+
+
+def _settings(context: typer.Context, after_command: Path | None) -> ControllerSettings:
+    before_command: Path | None = context.obj
+    return settings.load(ControllerSettings, after_command or before_command or settings.CONTROLLER_FILE)
+
+
+@contextmanager
+def _catalogue(chosen: ControllerSettings) -> Iterator[Catalogue]:
+    store = open_store(chosen.directory)
+    try:
+        yield Catalogue(store, Tree(chosen.directory.suffix))
+    finally:
+        store.close()
+
+
+def _say_error(sentence: str) -> None:
+    for one in sentence.splitlines():
+        typer.echo(f"vmkeep-controller: {one}", err=True)

@@ -1,0 +1,148 @@
+"""One cycle of the controller: read every leaf that has not ended, decide, claim, say one sentence a claim.
+
+Run by the loop for `serve`, and for `run` with the machines chosen there.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from structlog.typing import FilteringBoundLogger
+
+from controller.decide import Action, Bounds, View, decide, key_of, next_look
+from vmkeep.contract.errors import Refused
+from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.modes import Mode
+from vmkeep.contract.names import Attribute
+from vmkeep.directory.catalogue import LEAVES, Catalogue, Report, leaf_of
+from vmkeep.directory.port import AllOf, AnyOf, Claim, Entry, Equals
+from vmkeep.service.metrics import Metrics
+from vmkeep.service.settings import ControllerSettings
+
+# A finished leaf never needs the controller; the directory answers this from its index of modes.
+_OVER = (Mode.FINISHED, Mode.DELETED)
+NOT_ENDED = AllOf((LEAVES, AnyOf(tuple(Equals(Attribute.MODE, mode) for mode in Mode if mode not in _OVER))))
+_CHANGED = "modifyTimestamp"
+_READ = (
+    "objectClass",
+    "ou",
+    Attribute.MODE,
+    Attribute.STATE,
+    Attribute.EXECUTION_DATE,
+    Attribute.RETURN_VALUE,
+    Attribute.MESSAGE,
+    Attribute.ATTEMPTS,
+    _CHANGED,
+)
+_GENERALIZED_TIME = re.compile(r"(\d{14})Z")
+
+
+def bounds_of(settings: ControllerSettings) -> Bounds:
+    """The bounds the settings give."""
+    return Bounds(
+        snapshot_deadline=timedelta(seconds=settings.snapshot_deadline_seconds),
+        take_up=timedelta(seconds=settings.take_up_seconds),
+        attempts=settings.attempts,
+        back_off=timedelta(seconds=settings.back_off_seconds),
+    )
+
+
+def utc_now() -> datetime:
+    """The time, as the directory wants it."""
+    return datetime.now(UTC)
+
+
+def read_view(catalogue: Catalogue) -> View:
+    """Every leaf that has not ended, in the order of the machines' names and the leaves' times."""
+    leaves: list[Leaf] = []
+    changed: dict[str, datetime] = {}
+    for leaf, entry in _leaves(catalogue):
+        leaves.append(leaf)
+        moment = _time_of_change(entry)
+        if moment is not None:
+            changed[leaf.dn] = moment
+    return View(tuple(sorted(leaves, key=lambda leaf: (leaf.machine, leaf.timestamp))), changed)
+
+
+@dataclass
+class Cycle:
+    """What stays the same from cycle to cycle. `only` and `complete` as in View.
+
+    `refused` remembers claims the directory refused for good, by the leaf's key, until somebody writes that leaf.
+    """
+
+    catalogue: Catalogue
+    bounds: Bounds
+    log: FilteringBoundLogger
+    metrics: Metrics = field(default_factory=Metrics)
+    only: frozenset[str] | None = None
+    complete: frozenset[str] = frozenset()
+    clock: Callable[[], datetime] = utc_now
+    refused: dict[tuple[str, str], tuple[Leaf, str]] = field(default_factory=dict)
+
+    def turn(self) -> View:
+        """Read, decide and act until nothing is left to do; the view as it is then."""
+        view = replace(read_view(self.catalogue), only=self.only, complete=self.complete)
+        self.refused = {key_of(leaf): self.refused[key_of(leaf)] for leaf in view.leaves if self._stays_refused(leaf)}
+        view = replace(view, leaves=tuple(leaf for leaf in view.leaves if key_of(leaf) not in self.refused))
+        while actions := decide(view, self.clock(), self.bounds):
+            view = self._act(view, actions)
+        self.metrics.cycles.inc()
+        self.metrics.show_modes(leaf.raw_mode for leaf in view.leaves)
+        return view
+
+    def turn_and_wait(self) -> float | None:
+        """For the loop: one turn, and in how many seconds it wants the next."""
+        return self.seconds_to_next(self.turn())
+
+    def seconds_to_next(self, view: View) -> float | None:
+        """When the next turn is due even if nobody writes anything."""
+        now = self.clock()
+        due = next_look(view, now, self.bounds)
+        return None if due is None else max((due - now).total_seconds(), 0.0)
+
+    def _act(self, view: View, actions: tuple[Action, ...]) -> View:
+        outcomes = {action.leaf.dn: self._claim(action) for action in actions}
+        leaves = (outcomes.get(leaf.dn, leaf) for leaf in view.leaves)
+        return replace(view, leaves=tuple(leaf for leaf in leaves if leaf is not None))
+
+    def _claim(self, action: Action) -> Leaf | None:
+        """The leaf as it is after a claim that was won; None where nothing more is known about it."""
+        try:
+            outcome = self.catalogue.claim(action.leaf, action.mode, _report(action))
+        except Refused as why:
+            sentence = f"{action.leaf.machine}: the directory refuses to set {action.mode}: {why.sentence}"
+            self.refused[key_of(action.leaf)] = (action.leaf, sentence)
+            self.log.error(sentence, return_value=int(why.code))  # noqa: TRY400 - an answer of the directory, no bug
+            return None
+        self.metrics.claims.labels(outcome.value).inc()
+        if outcome is Claim.LOST:
+            # Somebody else moved the leaf; their write wakes us.
+            self.log.debug("claim lost", leaf=action.leaf.dn, mode=action.mode.value)
+            return None
+        self.log.info(action.sentence)
+        return action.outcome if action.mode not in _OVER else None
+
+    def _stays_refused(self, leaf: Leaf) -> bool:
+        known = self.refused.get(key_of(leaf))
+        return known is not None and known[0] == leaf
+
+
+def _report(action: Action) -> Report:
+    extra = {}
+    if action.attempts is not None:
+        extra[Attribute.ATTEMPTS.value] = (str(action.attempts),) if action.attempts else ()
+    return Report(action.state, action.return_value, action.message, extra)
+
+
+def _leaves(catalogue: Catalogue) -> Iterator[tuple[Leaf, Entry]]:
+    for entry in catalogue.store.search(catalogue.tree.machines, NOT_ENDED, attributes=_READ):
+        leaf = leaf_of(entry)
+        if leaf is not None:
+            yield leaf, entry
+
+
+def _time_of_change(entry: Entry) -> datetime | None:
+    found = _GENERALIZED_TIME.match(entry.first(_CHANGED) or "")
+    return datetime.strptime(found.group(1), "%Y%m%d%H%M%S").replace(tzinfo=UTC) if found else None

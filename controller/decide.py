@@ -1,0 +1,215 @@
+"""Decides which leaves move, and where to: pure, from what was read and the time now. Called by the cycle.
+
+Every action is one claim. A leaf of a foreign mode or with odd values is left alone and never stops the others.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+
+from vmkeep.contract.codes import ReturnValue, meaning_of
+from vmkeep.contract.leaf import NOW, Leaf
+from vmkeep.contract.modes import Mode, asked
+from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
+
+# How long leaves of a run may come in before somebody other than the run itself sets them going: a run that is still
+# adding leaves must not see its first ones merged before its last ones exist.
+SETTLE = timedelta(seconds=5)
+
+_BEFORE_THE_BARRIER = (Mode.INITIALIZE, Mode.INITIALIZED, Mode.SNAPSHOT, Mode.SNAPSHOTTING)
+_WORTH_FINISHING = (Mode.MERGING, Mode.RETAINING)
+_ASKED_AGAIN = "asked again"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How long is waited and how often is tried."""
+
+    snapshot_deadline: timedelta
+    take_up: timedelta
+    attempts: int
+    back_off: timedelta
+
+
+@dataclass(frozen=True)
+class View:
+    """What was read: every leaf that has not ended.
+
+    `changed` says when a leaf was last written, where the directory tells. `complete` are timestamps of runs whose
+    leaves are all there for certain. `only` are the folded names of the machines to act on; None means all.
+    """
+
+    leaves: tuple[Leaf, ...]
+    changed: Mapping[str, datetime] = field(default_factory=lambda: MappingProxyType({}))
+    complete: frozenset[str] = frozenset()
+    only: frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
+class Action:
+    """One claim: the leaf as read, and what it becomes. `message` and `attempts` None: as they are."""
+
+    leaf: Leaf
+    mode: Mode
+    state: str
+    return_value: int = 0
+    message: str | None = None
+    attempts: int | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What the log says of it."""
+        why = f" ({self.message})" if self.message else ""
+        return f"{self.leaf.machine}: {self.leaf.timestamp} {self.leaf.raw_mode} → {self.mode}{why}"
+
+    @property
+    def outcome(self) -> Leaf:
+        """The leaf once the claim is won."""
+        return replace(
+            self.leaf,
+            raw_mode=self.mode.value,
+            state=self.state,
+            return_value=self.return_value,
+            message=self.leaf.message if self.message is None else self.message,
+            attempts=self.leaf.attempts if self.attempts is None else self.attempts,
+        )
+
+
+def decide(view: View, now: datetime, bounds: Bounds) -> tuple[Action, ...]:
+    """What to claim now, one action a leaf at most, in the order of the leaves."""
+    verdicts = _verdicts(view, now, bounds)
+    return tuple(verdict for verdict in verdicts if isinstance(verdict, Action))
+
+
+def next_look(view: View, now: datetime, bounds: Bounds) -> datetime | None:
+    """When something will be due without anybody writing to the directory."""
+    return min((due for due in _verdicts(view, now, bounds) if isinstance(due, datetime)), default=None)
+
+
+def is_ended(leaf: Leaf, bounds: Bounds) -> bool:
+    """Whether nothing follows on this leaf by itself: finished, failed for good, or not ours."""
+    return not leaf.is_in_flight and not _is_tried_again(leaf, bounds)
+
+
+def key_of(leaf: Leaf) -> tuple[str, str]:
+    """What tells a leaf from every other, however the directory spells its DN."""
+    return leaf.machine.casefold(), leaf.timestamp
+
+
+def _verdicts(view: View, now: datetime, bounds: Bounds) -> list["Action | datetime | None"]:
+    """For each leaf an action, or the time when one may be due, or None."""
+    rules = _Rules(view, now, bounds)
+    chosen = (leaf for leaf in view.leaves if view.only is None or leaf.machine.casefold() in view.only)
+    return [rules.verdict(leaf) for leaf in chosen]
+
+
+class _Rules:
+    """The rules over one view at one time."""
+
+    def __init__(self, view: View, now: datetime, bounds: Bounds) -> None:
+        self._view = view
+        self._now = now
+        self._bounds = bounds
+        self._held_up = {
+            leaf.timestamp for leaf in view.leaves if leaf.mode in _BEFORE_THE_BARRIER and not leaf.is_failed
+        }
+        self._settled_at = _newest_additions(view)
+
+    def verdict(self, leaf: Leaf) -> "Action | datetime | None":
+        """What to do with one leaf."""
+        if leaf.is_failed:
+            return self._try_again(leaf) if _is_tried_again(leaf, self._bounds) else None
+        match leaf.mode:
+            case Mode.INITIALIZE:
+                return self._settle(leaf)
+            case Mode.INITIALIZED:
+                return self._ask(leaf, Mode.SNAPSHOT)
+            case Mode.SNAPSHOT:
+                return self._give_up(leaf)
+            case Mode.SNAPSHOTTED:
+                return self._pass_the_barrier(leaf)
+            case Mode.MERGED:
+                return self._ask(leaf, Mode.RETAIN)
+            case Mode.RETAINED | Mode.RESTORED:
+                return self._end(leaf)
+            case _:
+                return None
+
+    def _settle(self, leaf: Leaf) -> Action | datetime:
+        due = _later(self._settled_at[leaf.timestamp], SETTLE)
+        if leaf.timestamp in self._view.complete or self._now >= due:
+            return Action(leaf, Mode.INITIALIZED, to_timestamp(self._now))
+        return due
+
+    def _give_up(self, leaf: Leaf) -> Action | datetime | None:
+        if not leaf.is_asked(self._now.date()):
+            return None
+        due = _later(max(leaf.planned, self._view.changed.get(leaf.dn, leaf.planned)), self._bounds.take_up)
+        if self._now < due:
+            return due
+        waited = int(self._bounds.take_up.total_seconds())
+        return Action(
+            leaf,
+            Mode.FINISHED,
+            to_timestamp(self._now),
+            ReturnValue.NOT_TAKEN_UP,
+            f"{leaf.machine}: no agent took the snapshot up within {waited} s; is the agent of its node running, "
+            "and does sstNode name that node?",
+        )
+
+    def _pass_the_barrier(self, leaf: Leaf) -> Action | datetime:
+        due = _later(leaf.planned, self._bounds.snapshot_deadline)
+        if leaf.timestamp in self._held_up and self._now < due:
+            return due
+        return self._ask(leaf, Mode.MERGE)
+
+    def _ask(self, leaf: Leaf, mode: Mode) -> Action:
+        # Attempts are counted for one step; the next one starts afresh.
+        return Action(leaf, mode, NOW, message=_without_asking_again(leaf), attempts=0 if leaf.attempts else None)
+
+    def _end(self, leaf: Leaf) -> Action:
+        return Action(leaf, Mode.FINISHED, to_timestamp(self._now), message=_without_asking_again(leaf))
+
+    def _try_again(self, leaf: Leaf) -> Action | datetime | None:
+        if leaf.mode is None:
+            return None
+        wait = self._bounds.back_off * 2 ** min(max(leaf.attempts, 0), 10)
+        due = _later(_moment(leaf.state) or leaf.planned, wait)
+        if self._now < due:
+            return due
+        attempt = max(leaf.attempts, 0) + 1
+        why = leaf.message or meaning_of(leaf.return_value)
+        message = f"{_ASKED_AGAIN} ({attempt} of {self._bounds.attempts}) after return value {leaf.return_value}: {why}"
+        return Action(leaf, asked(leaf.mode), NOW, message=message, attempts=attempt)
+
+
+def _is_tried_again(leaf: Leaf, bounds: Bounds) -> bool:
+    return leaf.is_failed and leaf.mode in _WORTH_FINISHING and leaf.attempts < bounds.attempts
+
+
+def _newest_additions(view: View) -> dict[str, datetime]:
+    """For each run that has leaves waiting to be set going, when the last of them came in."""
+    newest: dict[str, datetime] = {}
+    for leaf in view.leaves:
+        if leaf.mode is Mode.INITIALIZE:
+            added = _moment(leaf.state) or leaf.planned
+            newest[leaf.timestamp] = max(added, newest.get(leaf.timestamp, added))
+    return newest
+
+
+def _without_asking_again(leaf: Leaf) -> str | None:
+    """Takes our own remark away once the step went well; what the agent said stays."""
+    return "" if leaf.message.startswith(_ASKED_AGAIN) else None
+
+
+def _moment(state: str) -> datetime | None:
+    return from_timestamp(state) if is_timestamp(state) else None
+
+
+def _later(moment: datetime, wait: timedelta) -> datetime:
+    try:
+        return moment + wait
+    except OverflowError:
+        # Leaves are named by people too, and year 9999 is a name.
+        return datetime.max.replace(tzinfo=UTC)

@@ -1,0 +1,62 @@
+"""Counters for Prometheus, answered on the address from the settings; off by default.
+
+Each daemon makes one `Metrics` and hands it to its cycle. Counting goes on without a listener, so no caller has to ask.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
+from vmkeep.service.settings import MetricsSettings
+
+_STEP_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What is counted, in a registry of its own."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    cycles: Counter = field(init=False)
+    leaves: Gauge = field(init=False)
+    claims: Counter = field(init=False)
+    steps: Histogram = field(init=False)
+    failures: Counter = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Register everything once."""
+        made = {
+            "cycles": Counter("vmkeep_cycles", "Cycles that ended without an error", registry=self.registry),
+            "leaves": Gauge("vmkeep_leaves", "Leaves in flight by mode", ["mode"], registry=self.registry),
+            "claims": Counter("vmkeep_claims", "Claims by how they ended", ["outcome"], registry=self.registry),
+            "steps": Histogram(
+                "vmkeep_step_seconds", "Duration of steps", ["step"], buckets=_STEP_BUCKETS, registry=self.registry
+            ),
+            "failures": Counter(
+                "vmkeep_failures", "Failed steps by return value", ["return_value"], registry=self.registry
+            ),
+        }
+        for name, metric in made.items():
+            object.__setattr__(self, name, metric)
+
+    def show_modes(self, modes: Iterable[str]) -> None:
+        """Set how many leaves are in each mode; modes no leaf is in any more vanish."""
+        self.leaves.clear()
+        for mode in modes:
+            self.leaves.labels(mode).inc()
+
+    def listen(self, settings: MetricsSettings) -> None:
+        """Answer GET /metrics where the settings say so."""
+        if settings.listen is None:
+            return
+        host, _, port = settings.listen.rpartition(":")
+        try:
+            start_http_server(int(port), host.strip("[]"), registry=self.registry)
+        except OSError as why:
+            raise Refused(
+                ReturnValue.UNSUPPORTED_PARAMETER,
+                f"metrics.listen is {settings.listen}: cannot listen there: {why.strerror}; free it or choose another",
+            ) from None
