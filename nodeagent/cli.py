@@ -13,6 +13,7 @@ import typer
 
 from nodeagent.assembly import Assembly, assemble, findings
 from vmkeep.contract.errors import Refused, TryLater
+from vmkeep.service.daemonize import daemonized
 from vmkeep.service.logs import configure
 from vmkeep.service.loop import Loop, Pace, signals
 from vmkeep.service.readiness import Readiness
@@ -40,13 +41,12 @@ def serve(
 ) -> None:
     """Watch for work and do it until stopped; unfinished work is gone on with first."""
     chosen = _settings(context, settings)
-    if daemon:
-        from vmkeep.service.daemonize import daemonized
-
-        with daemonized(pidfile, chosen.logs):
+    try:
+        with daemonized(daemon, pidfile, chosen.logs):
             _serve(chosen)
-    else:
-        _serve(chosen)
+    except Refused as why:
+        _say(why.sentence)
+        raise typer.Exit(_USAGE) from None
 
 
 def _serve(settings: NodeAgentSettings) -> None:

@@ -1,5 +1,6 @@
 """Controller and agents together, as a cron line on the controller's host has them."""
 
+import itertools
 import subprocess
 import time
 from collections.abc import Iterator
@@ -147,4 +148,4 @@ def test_progress_is_noted_at_most_every_five_seconds(whole: Lab) -> None:
         if any(change.startswith("vmkeepPercent") for change in changes) and not moves:
             noted.append(time.mktime(time.strptime(write["reqStart"][0][:14], "%Y%m%d%H%M%S")))
     assert noted, "progress is written during a merge of some seconds"
-    assert all(later - earlier >= 4 for earlier, later in zip(noted, noted[1:], strict=False))
+    assert all(later - earlier >= 4 for earlier, later in itertools.pairwise(noted))
