@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from lab.slapd import SlapdOptions
 from lab.waiting import until
+from tests.slapd.small_directory import PLAIN, ROOT_ENTRY, SUFFIX
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.names import Attribute, escape_rdn
 from vmkeep.directory import open_store
@@ -20,7 +20,6 @@ from vmkeep.directory.memory import MemoryStore
 from vmkeep.directory.port import ANYTHING, AllOf, AnyOf, Claim, Equals, Filter, Present, Scope, Store
 from vmkeep.directory.settings import DirectorySettings
 
-SUFFIX = "dc=example,dc=org"
 PAGE = 7
 _numbers = count()
 
@@ -40,8 +39,8 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
         twin = MemoryStore(SUFFIX)
         yield Bench(twin, twin.go_away, twin.come_back)
         return
-    server = request.getfixturevalue("slapd_factory")(SlapdOptions(tree=None, configuration=(), synchronous=False))
-    server.add(f"dn: {SUFFIX}\nobjectClass: dcObject\nobjectClass: organization\no: example\ndc: example\n")
+    server = request.getfixturevalue("slapd_factory")(PLAIN)
+    server.add(ROOT_ENTRY)
     store = open_store(DirectorySettings(uri=server.uri, suffix=SUFFIX, timeout_seconds=5, page_size=PAGE))
     yield Bench(store, server.kill, server.start)
     store.close()

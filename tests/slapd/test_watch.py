@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from unreliable_wire import SEARCH, UnreliableWire
 
 from lab.slapd import Slapd, SlapdOptions
 from lab.waiting import until
+from tests.conftest import SlapdFactory
+from tests.slapd.small_directory import ROOT_ENTRY, SUFFIX
+from tests.slapd.unreliable_wire import SEARCH, UnreliableWire
 from vmkeep.contract.errors import TryLater
 from vmkeep.contract.names import Attribute
 from vmkeep.directory import open_store
@@ -18,8 +20,6 @@ from vmkeep.directory.port import ANYTHING, AllOf, Claim, Equals, Store
 from vmkeep.directory.settings import DirectorySettings
 from vmkeep.directory.sync_protocol import ends_refresh, is_cookie_only
 
-SUFFIX = "dc=example,dc=org"
-ROOT_ENTRY = f"dn: {SUFFIX}\nobjectClass: dcObject\nobjectClass: organization\no: example\ndc: example\n\n"
 ASKED = AllOf((Equals("objectClass", "sstProvisioning"), Equals(Attribute.STATE, "0")))
 
 
@@ -40,7 +40,7 @@ class Bell:
             return self._changed.wait_for(lambda: len(self.rung) > count, limit)
 
 
-def _server(slapd_factory: Callable[..., Slapd], watchable: bool) -> Slapd:
+def _server(slapd_factory: SlapdFactory, watchable: bool) -> Slapd:
     options = SlapdOptions(tree=None, configuration=(), synchronous=False, watchable=watchable)
     server = slapd_factory(options)
     server.add(ROOT_ENTRY)
@@ -48,12 +48,12 @@ def _server(slapd_factory: Callable[..., Slapd], watchable: bool) -> Slapd:
 
 
 @pytest.fixture(scope="module")
-def server(slapd_factory: Callable[..., Slapd]) -> Slapd:
+def server(slapd_factory: SlapdFactory) -> Slapd:
     return _server(slapd_factory, watchable=True)
 
 
 @pytest.fixture(scope="module")
-def plain_server(slapd_factory: Callable[..., Slapd]) -> Slapd:
+def plain_server(slapd_factory: SlapdFactory) -> Slapd:
     """One without syncprov."""
     return _server(slapd_factory, watchable=False)
 
