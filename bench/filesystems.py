@@ -1,0 +1,65 @@
+"""Filesystems of their own for a measurement: ext4 in a file, with what is written to the device counted.
+
+Used by rows that need another filesystem, or the truth about bytes.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import mounts, programs
+
+_SECTOR = 512  # the unit of /sys/block/*/stat
+_SECTORS_WRITTEN = 6
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    """A mounted filesystem on a loop device."""
+
+    folder: Path
+    device: str
+
+    def written(self) -> int:
+        """Bytes that have reached the device, after everything was written back."""
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        programs.run(["sync", "--file-system", self.folder], limit=300)
+        fields = Path(f"/sys/block/{Path(self.device).name}/stat").read_text().split()
+        return int(fields[_SECTORS_WRITTEN]) * _SECTOR
+
+
+@contextmanager
+def own_filesystem(folder: Path, mib: int) -> Iterator[Filesystem]:
+    """An empty ext4 of `mib` MiB at `folder`; device, mount and file are gone afterwards, whatever happened."""
+    file = folder.with_suffix(".ext4")
+    folder.mkdir()
+    device = ""
+    try:
+        with file.open("wb") as out:
+            out.truncate(mib << 20)
+        # Nothing is left to be initialized later: it would be counted.
+        lazy_nothing = "lazy_itable_init=0,lazy_journal_init=0"
+        programs.run(["mkfs.ext4", "-q", "-F", "-m", "0", "-E", lazy_nothing, file], limit=120)
+        device = programs.run(["losetup", "--find", "--show", "--direct-io=on", file]).strip()
+        programs.run(["mount", "-t", "ext4", "-o", "noatime", device, folder])
+        yield Filesystem(folder, device)
+    finally:
+        mounts.unmount_below(folder)
+        if device:
+            programs.run(["losetup", "--detach", device])
+        file.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def warm(path: Path) -> None:
+    """Bring a file into the state every measurement begins with: written back, and in the page cache as a whole."""
+    with path.open("rb", buffering=0) as file:
+        os.fsync(file.fileno())
+        while file.read(1 << 20):
+            pass

@@ -1,0 +1,1 @@
+"""The rows of the table, one module each: `measure(session)` gives one figure or more."""
