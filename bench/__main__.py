@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench import report
 from bench.figures import Figure
-from bench.rows import bytes_written, gap, hand_over, merge, retain_copy, retain_rename
+from bench.rows import added_time, bytes_written, gap, hand_over, merge, retain_copy, retain_rename
 from bench.session import Session
 from lab.errors import LabError
 
@@ -21,6 +21,7 @@ ROWS: dict[str, Callable[[Session], Iterator[Figure]]] = {
     "retain-rename": retain_rename.measure,
     "bytes-written": bytes_written.measure,
     "hand-over": hand_over.measure,
+    "added-time": added_time.measure,
 }
 
 
