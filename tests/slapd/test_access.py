@@ -70,6 +70,7 @@ set     machine      sstDisplayName=text                        yes    -        
 class   machine      +sstVirtualizationBackupObjectClass        yes    -        -      -      -        -
 set     devices      description=text                           yes    -        -      -      -        -
 set     disk         sstSourceFile=/etc/shadow                  yes    -        -      -      -        -
+set     machines     description=text                           yes    -        -      -      -        -
 set     poolplan     sstBackupNumberOfIterations=9              yes    -        -      -      -        -
 set     clusterplan  sstBackupNumberOfIterations=9              yes    -        -      -      -        -
 set     clusterplan  sstCronActive=TRUE                         yes    -        -      -      -        -

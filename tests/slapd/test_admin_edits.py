@@ -1,0 +1,252 @@
+"""The admin's edits of ldif/edits, applied with OpenLDAP's own tools and read back through vmkeep's readers.
+
+Once with the schema that is shipped, and once where the directory came with another and fuller copy of the sst schema.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from lab.errors import LabError
+from lab.slapd import REPOSITORY, Slapd, SlapdOptions
+from tests.conftest import SlapdFactory
+from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.modes import ROWS, Actor, Mode, at_work, done, may_move
+from vmkeep.contract.names import Attribute, Tree
+from vmkeep.contract.plan import is_excluded, resolve
+from vmkeep.directory import open_store
+from vmkeep.directory.catalogue import Catalogue, Report
+from vmkeep.directory.port import Claim
+from vmkeep.directory.settings import DirectorySettings
+
+TREE = Tree("dc=example,dc=org")
+NODE = "node-01.example.org"
+EDITS = REPOSITORY / "ldif/edits"
+LEAF = TREE.leaf("machine-01", "20260101T030000Z")
+TODAY = date(2026, 11, 21)
+LATER = "20261121T031500Z"
+MOVES = {
+    "merge": (Mode.SNAPSHOTTED, Mode.MERGE),
+    "retain": (Mode.MERGED, Mode.RETAIN),
+    "finish": (Mode.RETAINED, Mode.FINISHED),
+    "restore-small-files": (Mode.FINISHED, Mode.UNRETAIN_SMALL_FILES),
+    "restore-large-files": (Mode.UNRETAINED_SMALL_FILES, Mode.UNRETAIN_LARGE_FILES),
+    "restore": (Mode.UNRETAINED_LARGE_FILES, Mode.RESTORE),
+    "back-out": (Mode.UNRETAINED_SMALL_FILES, Mode.FINISHED),
+    "delete-iteration": (Mode.FINISHED, Mode.DELETE),
+}
+OTHERS = {"exclude", "exclude-without-subtree", "include", "backup-now"}
+DEMANDED = {"sstOsArchitecture": "x86_64", "sstOsMachine": "pc", "sstClockOffset": "utc"}
+FOREIGN_ARC = "1.3.6.1.4.1.22621.1.1.9"
+
+
+@dataclass(frozen=True)
+class Office:
+    """A directory with the example machine, and the readers of controller and node on it."""
+
+    server: Slapd
+    controller: Catalogue
+    node: Catalogue
+
+    def apply(self, edit: str) -> None:
+        """What the admin does with one of the files."""
+        self.server.modify((EDITS / f"{edit}.ldif").read_text(), self.server.identities["admin"])
+
+    def excluded(self) -> bool:
+        machine = self.controller.machine("machine-01")
+        assert machine is not None
+        return is_excluded(machine.name, self.controller.plan_sources(machine))
+
+    def leaf(self) -> Leaf:
+        """The leaf as the node reads it."""
+        leaf = self.node.leaf(LEAF)
+        assert leaf is not None
+        return leaf
+
+    def put_leaf(self, mode: str, return_value: int = 0) -> None:
+        """A leaf the controller left in some mode, reached at some time."""
+        assert self.controller.add_leaf("machine-01", "20260101T030000Z", LATER)
+        change = f"replace: sstProvisioningMode\nsstProvisioningMode: {mode}\n-\n"
+        change += f"replace: sstProvisioningReturnValue\nsstProvisioningReturnValue: {return_value}\n"
+        self.server.modify(f"dn: {LEAF}\nchangetype: modify\n{change}")
+
+
+def _fuller_schema(folder: Path) -> Path:
+    """The sst schema as other tools ship it: another name, more attributes, and machines that must have more."""
+    text = (REPOSITORY / "schema/sst.ldif").read_text()
+    text = text.replace("cn=sst,", "cn=original,").replace("cn: sst\n", "cn: original\n")
+    attributes = "".join(
+        f"olcAttributeTypes: ( {FOREIGN_ARC}0{number} NAME '{name}' EQUALITY caseIgnoreIA5Match\n"
+        "   SYNTAX 1.3.6.1.4.1.1466.115.121.1.26 SINGLE-VALUE )\n"
+        for number, name in enumerate((*DEMANDED, "sstBackupForeign"))
+    )
+    text = text.replace("olcObjectClasses:", f"{attributes}olcObjectClasses:", 1)
+    text = text.replace("MUST ( sstVirtualMachine $", f"MUST ( {' $ '.join(DEMANDED)} $ sstVirtualMachine $")
+    text = text.replace("MAY ( sstBackupRootDirectory $", "MAY ( sstBackupForeign $ sstBackupRootDirectory $")
+    assert "MUST ( sstOs" in text
+    assert "MAY ( sstBackupForeign" in text
+    path = folder / "original.ldif"
+    path.write_text(text)
+    return path
+
+
+def _machine(*, fuller: bool) -> str:
+    text = (REPOSITORY / "ldif/machine.ldif").read_text()
+    more = "".join(f"{name}: {value}\n" for name, value in DEMANDED.items()) if fuller else ""
+    return text.replace("sstVCPU: 2\n", f"sstVCPU: 2\n{more}")
+
+
+@pytest.fixture(scope="module", params=["the shipped schema", "another copy of it"])
+def standing(
+    request: pytest.FixtureRequest, slapd_factory: SlapdFactory, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Office]:
+    fuller = request.param == "another copy of it"
+    sst = _fuller_schema(tmp_path_factory.mktemp("schema")) if fuller else REPOSITORY / "schema/sst.ldif"
+    server = slapd_factory(SlapdOptions(schemas=(sst, REPOSITORY / "schema/vmkeep.ldif"), synchronous=False))
+    server.add((REPOSITORY / "ldif/node.ldif").read_text())
+    server.add(_machine(fuller=fuller))
+    server.give_password("node", TREE.node(NODE))
+    stores = [open_store(_settings(server, name)) for name in ("controller", "node")]
+    yield Office(server, *(Catalogue(store, TREE) for store in stores))
+    for store in stores:
+        store.close()
+
+
+def _settings(server: Slapd, name: str) -> DirectorySettings:
+    login = {"bind_dn": server.identities[name].dn, "password_file": server.identities[name].password_file}
+    return DirectorySettings.model_validate({"uri": server.uri, "suffix": TREE.suffix, **login})
+
+
+@pytest.fixture
+def office(standing: Office) -> Iterator[Office]:
+    """The machine with an ou=backup as the controller makes it, without leaves; gone again afterwards."""
+    assert standing.controller.add_backup_subtree("machine-01")
+    yield standing
+    if standing.controller.store.read(TREE.machine_plan("machine-01")):
+        standing.server.delete(TREE.machine_plan("machine-01"))
+
+
+def test_every_edit_is_tried_here_and_named_in_its_readme() -> None:
+    files = {path.stem for path in EDITS.glob("*.ldif")}
+    named = set(re.findall(r"`([a-z-]+)\.ldif`", (EDITS / "README.md").read_text()))
+
+    assert files == {*MOVES, *OTHERS} == named
+
+
+@pytest.mark.parametrize("edit", MOVES)
+def test_an_edit_moves_a_leaf_as_the_protocol_has_it(office: Office, edit: str) -> None:
+    before, after = MOVES[edit]
+    office.put_leaf(before)
+
+    office.apply(edit)
+
+    leaf = office.leaf()
+    assert leaf.mode is after
+    assert leaf.return_value == 0
+    assert may_move(before, after)
+    assert ROWS[after].writer is not Actor.AGENT
+    assert (leaf.state != "0") is ROWS[after].state_is_time
+    assert leaf.is_asked(TODAY) is (after is not Mode.FINISHED)
+
+
+@pytest.mark.parametrize("edit", MOVES)
+def test_an_edit_is_refused_when_the_leaf_is_elsewhere(office: Office, edit: str) -> None:
+    office.put_leaf(Mode.RETAINING)
+
+    with pytest.raises(LabError, match=r"No such attribute \(16\)"):
+        office.apply(edit)
+
+    assert office.leaf().mode is Mode.RETAINING
+    assert office.leaf().state == LATER
+
+
+@pytest.mark.parametrize("edit", ["finish", "restore-small-files"])
+def test_a_failure_is_neither_finished_nor_restored(office: Office, edit: str) -> None:
+    before = MOVES[edit][0]
+    office.put_leaf(before, return_value=11)
+
+    with pytest.raises(LabError, match=r"No such attribute \(16\)"):
+        office.apply(edit)
+
+    assert office.leaf().mode is before
+
+
+def test_a_whole_backup_goes_by_hand(office: Office) -> None:
+    """The admin's four edits, and between them what the node's agent says."""
+    for edit in ("backup-now", "merge", "retain"):
+        office.apply(edit)
+        asked = office.leaf()
+        assert asked.mode is not None
+        assert asked.is_asked(TODAY)
+        working = at_work(asked.mode)
+        assert office.node.claim(asked, working, Report("0", message="at work")) is Claim.WON
+        ended = Report(LATER, extra={Attribute.EXECUTION_TIME: [f"{asked.mode}: 1.000"], Attribute.SIZE: ["7"]})
+        assert office.node.claim(office.leaf(), done(working), ended) is Claim.WON
+
+    office.apply("finish")
+
+    assert office.leaf().is_good_backup
+    assert (office.leaf().size, office.leaf().message) == (7, "at work")
+
+
+def test_excluding_and_including_again(office: Office) -> None:
+    assert not office.excluded()
+    office.apply("include")  # nothing to do
+    assert not office.excluded()
+
+    office.apply("exclude")
+    assert office.excluded()
+
+    office.apply("include")
+    assert not office.excluded()
+
+
+def test_a_machine_without_subtree_can_be_excluded(office: Office) -> None:
+    office.server.delete(TREE.machine_plan("machine-01"))
+
+    office.apply("exclude-without-subtree")
+
+    assert office.excluded()
+
+
+def test_forgetting_the_subtree_takes_plan_exclusion_and_leaves_and_the_controller_starts_anew(office: Office) -> None:
+    office.put_leaf(Mode.FINISHED)
+    office.apply("exclude")
+    [dn] = re.findall(r'ldapdelete -r [^"]*"([^"]+)"', (EDITS / "README.md").read_text())
+
+    office.server.delete(dn, office.server.identities["admin"])
+
+    machine = office.controller.machine("machine-01")
+    assert machine is not None
+    assert not machine.has_backup_subtree
+    assert not office.excluded()
+    assert office.node.leaf(LEAF) is None
+    assert office.controller.add_backup_subtree("machine-01")
+    assert office.controller.add_leaf("machine-01", "20260101T030000Z", LATER)
+
+
+def test_the_example_machine_resolves_its_plan_from_pool_and_cluster(office: Office) -> None:
+    for reader in (office.controller, office.node):
+        machine = reader.machine("machine-01")
+        assert machine is not None
+        plan = resolve(machine.name, reader.plan_sources(machine))
+
+        assert [disk.target for disk in machine.disks] == ["vda", "vdb"]
+        assert (plan.iterations, plan.origins[Attribute.ITERATIONS]) == (2, "pool")
+        assert (plan.image_permission, plan.origins[Attribute.IMAGE_PERMISSION]) == (0o660, "cluster")
+        assert plan.schedule is not None
+        assert (plan.schedule.expression, plan.schedule.active) == ("0 3 * * *", False)
+
+
+def test_the_files_fit_another_suffix(slapd_factory: SlapdFactory) -> None:
+    server = slapd_factory(SlapdOptions(suffix="o=my-company,c=ch", synchronous=False))
+    for name in ("node", "machine"):
+        server.add(server.shipped(REPOSITORY / f"ldif/{name}.ldif"), server.identities["admin"])
+
+    server.modify(server.shipped(EDITS / "exclude-without-subtree.ldif"), server.identities["admin"])
+
+    assert len(server.search("o=my-company,c=ch", f"({Attribute.EXCLUDE}=*)")) == 2  # the cluster's plan has one too
