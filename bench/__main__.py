@@ -2,17 +2,24 @@
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+
+import libvirt
 
 from bench import report
 from bench.figures import Figure
 from bench.rows import added_time, bytes_written, gap, hand_over, merge, retain_copy, retain_rename
 from bench.session import Session
 from lab.errors import LabError
+from vmkeep.contract.errors import Refused, TryLater
+
+_NEEDED, _NEEDED_QUICK = 16 << 30, 4 << 30
 
 ROWS: dict[str, Callable[[Session], Iterator[Figure]]] = {
     "gap": gap.measure,
@@ -31,7 +38,15 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: the figures are measured in a lab, which needs root", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    free, wanted = shutil.disk_usage(arguments.dir).free, _NEEDED_QUICK if arguments.quick else _NEEDED
+    if free < wanted:
+        print(
+            f"bench: {arguments.dir} has {free >> 30} GiB free, {wanted >> 30} GiB are needed; try --dir DIR",
+            file=sys.stderr,
+        )
+        return 1
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     figures: list[Figure] = []
     try:
         return _measure(arguments, figures)
@@ -40,6 +55,13 @@ def main() -> int:
         return 130
     finally:
         _tell(arguments, figures)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """End in good order: labs and mounts are taken down, and an impatient second Ctrl-C does not stop that."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _measure(arguments: argparse.Namespace, figures: list[Figure]) -> int:
@@ -51,7 +73,7 @@ def _measure(arguments: argparse.Namespace, figures: list[Figure]) -> int:
             session = Session(Path(folder), _runs(arguments), arguments.quick, _say)
             try:
                 figures.extend(ROWS[name](session))
-            except LabError as why:
+            except (LabError, Refused, TryLater, libvirt.libvirtError, OSError) as why:
                 missing += 1
                 _say(f"{name}: could not be measured: {why}")
     return 1 if missing else 0
@@ -85,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=_positive, metavar="N", help="how often each is measured; 5, or 3 with --quick")
     parser.add_argument("--quick", action="store_true", help="small sizes, few runs: whether it works, not how well")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
-    parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="a folder on a disk, with 20 GiB free")
+    parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="a folder on a disk, with 16 GiB free")
     return parser
 
 

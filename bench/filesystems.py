@@ -39,7 +39,6 @@ def own_filesystem(folder: Path, mib: int) -> Iterator[Filesystem]:
     """An empty ext4 of `mib` MiB at `folder`; device, mount and file are gone afterwards, whatever happened."""
     file = folder.with_suffix(".ext4")
     folder.mkdir()
-    device = ""
     try:
         with file.open("wb") as out:
             out.truncate(mib << 20)
@@ -51,10 +50,15 @@ def own_filesystem(folder: Path, mib: int) -> Iterator[Filesystem]:
         yield Filesystem(folder, device)
     finally:
         mounts.unmount_below(folder)
-        if device:
-            programs.run(["losetup", "--detach", device])
+        _detach(file)
         file.unlink(missing_ok=True)
         folder.rmdir()
+
+
+def _detach(file: Path) -> None:
+    """Asked of the kernel: an interruption may have come before anybody was told the device's name."""
+    for line in programs.run(["losetup", "--associated", file]).splitlines():
+        programs.run(["losetup", "--detach", line.partition(":")[0]])
 
 
 def warm(path: Path) -> None:
