@@ -36,7 +36,8 @@ class Outcome:
 
 def line(outcome: Outcome) -> str:
     """One machine's line."""
-    return f"{outcome.choice.machine}: {_what(outcome)}"
+    aside = f" ({outcome.choice.sentence})" if outcome.choice.fate is Fate.TAKEN_ON else ""
+    return f"{outcome.choice.machine}: {_what(outcome)}{aside}"
 
 
 def summary(timestamp: str, outcomes: Sequence[Outcome]) -> str:

@@ -196,7 +196,7 @@ def _taken_on(choice: Choice, leaves: Sequence[Leaf]) -> Choice:
             ReturnValue.CANNOT_LOCK_MACHINE,
             f"{choice.machine}: the leaf {leaf.timestamp} is in mode {leaf.raw_mode}; end that first, then back up",
         )
-    sentence = f"the leaf {leaf.timestamp} is still in flight ({leaf.raw_mode}) and is taken on instead of a new one"
+    sentence = f"the leaf {leaf.timestamp} was in flight ({leaf.raw_mode}) and was taken on instead of a new one"
     return Choice(choice.machine, Fate.TAKEN_ON, leaf.dn, leaf.timestamp, sentence)
 
 
