@@ -43,6 +43,9 @@ read    controller   userPassword                               yes    -        
 read    services     ou                                         yes    yes      -      -      -        -
 read    suffix       objectClass                                yes    yes      yes    yes    -        -
 read    suffix       o                                          yes    yes      -      -      -        -
+compare leaf         sstProvisioningMode=snapshot               yes    yes      yes    -      -        -
+compare leaf         sstProvisioningState=0                     yes    yes      yes    -      -        -
+compare machine      sstMemory=1073741824                       yes    yes      yes    -      -        -
 
 set     leaf         sstProvisioningMode=snapshotting           yes    yes      -      -      -        -
 set     leaf         sstProvisioningMode=finished               yes    yes      -      -      -        -
@@ -126,6 +129,11 @@ def _read(client: Connection, dn: str, attribute: str) -> bool:
     return bool(found and found[0]["raw_attributes"].get(attribute))
 
 
+def _compare(client: Connection, dn: str, what: str) -> bool:
+    attribute, _, value = what.partition("=")
+    return bool(client.compare(dn, attribute, value)[0])
+
+
 def _set(client: Connection, dn: str, what: str) -> bool:
     attribute, _, value = what.partition("=")
     return _modified(client, dn, {attribute: [(ldap3.MODIFY_REPLACE, [value])]})
@@ -157,6 +165,7 @@ def _moved(before: str, after: str) -> Attempt:
 
 ATTEMPTS: dict[str, Callable[[Connection, str, str], bool]] = {
     "read": _read,
+    "compare": _compare,
     "set": _set,
     "class": _class,
     "add": _add,
