@@ -45,6 +45,7 @@ read    suffix       objectClass                                yes    yes      
 read    suffix       o                                          yes    yes      -      -      -        -
 compare leaf         sstProvisioningMode=snapshot               yes    yes      yes    -      -        -
 compare leaf         sstProvisioningState=0                     yes    yes      yes    -      -        -
+compare leaf         objectClass=vmkeepLeaf                     yes    yes      yes    -      -        -
 compare machine      sstMemory=1073741824                       yes    yes      yes    -      -        -
 
 set     leaf         sstProvisioningMode=snapshotting           yes    yes      -      -      -        -
@@ -73,6 +74,7 @@ set     machine      sstDisplayName=text                        yes    -        
 class   machine      +sstVirtualizationBackupObjectClass        yes    -        -      -      -        -
 set     devices      description=text                           yes    -        -      -      -        -
 set     disk         sstSourceFile=/etc/shadow                  yes    -        -      -      -        -
+class   suffix       +sstVirtualizationBackupObjectClass        yes    -        -      -      -        -
 set     machines     description=text                           yes    -        -      -      -        -
 set     poolplan     sstBackupNumberOfIterations=9              yes    -        -      -      -        -
 set     clusterplan  sstBackupNumberOfIterations=9              yes    -        -      -      -        -
