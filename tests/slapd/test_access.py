@@ -79,6 +79,7 @@ set     machines     description=text                           yes    -        
 set     poolplan     sstBackupNumberOfIterations=9              yes    -        -      -      -        -
 set     clusterplan  sstBackupNumberOfIterations=9              yes    -        -      -      -        -
 set     clusterplan  sstCronActive=TRUE                         yes    -        -      -      -        -
+class   node         +sstVirtualizationBackupObjectClass        yes    -        -      -      -        -
 set     node         userPassword=secret                        yes    -        -      -      -        -
 set     controller   userPassword=secret                        yes    -        -      -      -        -
 set     controller   description=text                           yes    -        -      -      -        -
