@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check format bench docs packages environment clean
+.PHONY: demo test faults check format bench docs packages environment clean
 
 environment: $(STAMP)
 
@@ -23,6 +23,9 @@ demo: packages $(STAMP)
 
 test: packages $(STAMP)
 	$(BIN)/python -m pytest
+
+faults: packages $(STAMP)
+	$(BIN)/python -m pytest tests/faults --all-faults
 
 check: packages $(STAMP)
 	$(BIN)/ruff check .

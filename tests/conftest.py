@@ -13,6 +13,10 @@ SlapdFactory = Callable[..., Slapd]
 ClusterFactory = Callable[..., Lab]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-faults", action="store_true", help="kill at every boundary, not at a selection of them")
+
+
 def require(reasons: list[str]) -> None:
     """Skip where something is missing on a laptop, with the reasons; fail in CI, where nothing may be missing."""
     if not reasons:

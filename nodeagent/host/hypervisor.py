@@ -93,7 +93,7 @@ class Hypervisor:
         """Whether a save that somebody started is still being written."""
         with self._connected() as connection:
             domain = _lookup(connection, name)
-            if domain is None:
+            if domain is None or not domain.isActive():
                 return False
             return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
 

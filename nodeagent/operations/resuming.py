@@ -34,6 +34,7 @@ class Resuming:
 
     def save(self, _facts: Facts) -> Facts:
         """Save the memory, on the RAM disk if that goes well, else in retain."""
+        self._refuse_unless_active()
         self._drop_states()
         last: HostFailure | None = None
         for candidate in self._order.state_candidates:
@@ -46,6 +47,12 @@ class Resuming:
                 continue
             return {"state_path": str(candidate), "down_at": down_at}
         raise last or HostFailure("there is no place to save the memory to")
+
+    def _refuse_unless_active(self) -> None:
+        """A state file of a machine that is off may be all there is of its memory; it is not written over."""
+        view = self._look()
+        if view is None or not view.is_active:
+            raise Refused(ReturnValue.GUEST_STOPPED, f"{self._order.machine} was switched off before it could be saved")
 
     def _refuse_unless_it_runs(self, why: HostFailure) -> None:
         """A failed save leaves the machine running; anything else is no reason to try another place."""
