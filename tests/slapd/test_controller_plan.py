@@ -45,8 +45,12 @@ def test_check_tells_what_is_well_and_what_is_missing(
     ended = cluster.run("--settings", str(cluster.settings_file()), "check")
     assert ended.code == 0, ended
     assert "MISSING" not in ended.out
-    options = SlapdOptions(schemas=SlapdOptions().schemas[:1], configuration=(), synchronous=False)
-    bare = ClusterOfPeers(slapd_factory(options), tmp_path_factory.mktemp("bare"))
+    folder = tmp_path_factory.mktemp("bare")
+    access = folder / "access.ldif"
+    rule = "to * by anonymous auth by * read"
+    access.write_text(f"dn: olcDatabase={{1}}mdb,cn=config\nchangetype: modify\nadd: olcAccess\nolcAccess: {rule}\n")
+    options = SlapdOptions(schemas=SlapdOptions().schemas[:1], configuration=(access,), synchronous=False)
+    bare = ClusterOfPeers(slapd_factory(options), folder)
     ended = bare.run("--settings", str(bare.settings_file()), "check")
     assert ended.code == 1, ended
     assert "MISSING the schema lacks vmkeep" in ended.out

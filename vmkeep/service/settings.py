@@ -37,7 +37,7 @@ def _absolute(path: str) -> str:
 def _timezone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):
         raise ValueError("a time zone of the tz database is needed, such as UTC or Europe/Zurich") from None
     return name
 

@@ -1,0 +1,132 @@
+"""What the controller decides, as transcripts: scenes of leaves and times in, the claims out.
+
+A file holds commands and, below each `decide`, the answer up to an empty line. Commands:
+
+    # a remark
+    bounds <deadline> <take-up> <attempts> <back-off>     seconds; otherwise 600 300 3 60
+    leaf <machine> <timestamp> <mode> <state> [rv=N] [attempts=N] [message=a_text] [date=YYYYMMDD] [changed=TIME]
+    gone <machine>                                        its leaves are no longer there
+    complete <timestamp>                                  the leaves of that run are all there
+    only <machine> …                                      act on these alone
+    decide <time>                                         answers the claims, and when to look again
+    apply <time>                                          as decide; the claims are won
+
+Times are HH:MM:SS of 2026-01-01, or whole timestamps.
+"""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from controller.decide import Action, Bounds, View, decide, next_look
+from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.names import Tree
+from vmkeep.contract.timestamps import from_timestamp, to_timestamp
+
+TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
+TREE = Tree("dc=example,dc=org")
+
+
+@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+def test_the_controller_decides_as_the_transcript_has_it(path: Path, rewrite: bool) -> None:
+    written = path.read_text()
+    answered = "\n".join(Scene().play(written)).rstrip("\n") + "\n"
+    if rewrite:
+        path.write_text(answered)
+    assert answered == written
+
+
+class Scene:
+    """What is there, and what was asked of it."""
+
+    def __init__(self) -> None:
+        self._bounds = _bounds("600", "300", "3", "60")
+        self._view = View(())
+
+    def play(self, text: str) -> list[str]:
+        """The commands again, with fresh answers."""
+        lines: list[str] = []
+        answering = False
+        for line in text.splitlines():
+            if answering and line.strip():
+                continue
+            if answering:
+                answering = False
+            lines.append(line)
+            command, _, rest = line.partition(" ")
+            if command in ("decide", "apply"):
+                answering = True
+                lines += self._decide(command, _time(rest.strip()))
+            elif line.strip() and command != "#":
+                self._set(command, rest.split())
+        return lines
+
+    def _set(self, command: str, words: list[str]) -> None:
+        match command:
+            case "bounds":
+                self._bounds = _bounds(*words)
+            case "leaf":
+                self._put(*words)
+            case "gone":
+                kept = tuple(leaf for leaf in self._view.leaves if leaf.machine not in words)
+                self._view = replace(self._view, leaves=kept)
+            case "complete":
+                self._view = replace(self._view, complete=frozenset(words))
+            case "only":
+                self._view = replace(self._view, only=frozenset(words) or None)
+            case _:
+                raise AssertionError(f"no such command: {command}")
+
+    def _put(self, machine: str, timestamp: str, mode: str, state: str, *more: str) -> None:
+        values = dict(word.split("=", 1) for word in more)
+        leaf = Leaf(
+            dn=TREE.leaf(machine, timestamp),
+            machine=machine,
+            timestamp=timestamp,
+            raw_mode=mode,
+            state=state if state == "0" or not state[:1].isdigit() else to_timestamp(_time(state)),
+            return_value=int(values.get("rv", 0)),
+            attempts=int(values.get("attempts", 0)),
+            message=values.get("message", "").replace("_", " "),
+            execution_date=int(values.get("date", 0)),
+        )
+        others = tuple(one for one in self._view.leaves if one.dn != leaf.dn)
+        changed = dict(self._view.changed)
+        if "changed" in values:
+            changed[leaf.dn] = _time(values["changed"])
+        self._view = replace(self._view, leaves=(*others, leaf), changed=changed)
+
+    def _decide(self, command: str, now: datetime) -> list[str]:
+        actions = decide(self._view, now, self._bounds)
+        lines = [_told(action) for action in actions]
+        due = next_look(self._view, now, self._bounds)
+        if due is not None:
+            lines.append(f"  look again at {to_timestamp(due)}")
+        if command == "apply":
+            outcomes = {action.leaf.dn: action.outcome for action in actions}
+            leaves = tuple(outcomes.get(leaf.dn, leaf) for leaf in self._view.leaves)
+            self._view = replace(self._view, leaves=leaves)
+        return lines or ["  nothing"]
+
+
+def _told(action: Action) -> str:
+    parts = [f"  {action.leaf.machine}: {action.leaf.raw_mode} → {action.mode}", f"State {action.state}"]
+    parts.append(f"ReturnValue {int(action.return_value)}")
+    if action.attempts is not None:
+        parts.append(f"attempts {action.attempts}")
+    if action.message is not None:
+        parts.append(f"message {action.message!r}")
+    return ", ".join(parts)
+
+
+def _bounds(deadline: str, take_up: str, attempts: str, back_off: str) -> Bounds:
+    deadline_, take_up_, back_off_ = (timedelta(seconds=float(text)) for text in (deadline, take_up, back_off))
+    return Bounds(deadline_, take_up_, int(attempts), back_off_)
+
+
+def _time(text: str) -> datetime:
+    if "T" in text:
+        return from_timestamp(text)
+    return datetime.strptime(f"2026-01-01 {text}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)

@@ -1,0 +1,1 @@
+"""The admin's command line `vmkeep`; knows the directory only."""

@@ -1,0 +1,150 @@
+"""The command line `vmkeep`: parse, call, print."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+from rich.console import Console
+
+from vmkeep.console.effective import settings_of
+from vmkeep.console.reading import Reading, read_all, read_one
+from vmkeep.console.status import Standing, Status, statuses, to_json
+from vmkeep.console.tables import plan_table, status_table, summary
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused, TryLater
+from vmkeep.contract.machine import check_name
+from vmkeep.contract.names import Tree
+from vmkeep.contract.plan import is_excluded, resolve
+from vmkeep.directory import open_store
+from vmkeep.directory.catalogue import Catalogue
+from vmkeep.directory.survey import survey_one
+from vmkeep.service import settings
+from vmkeep.service.settings import ConsoleSettings, SettingsError
+
+ERROR = 1
+USAGE = 2
+SOME_FAILED = 3
+_WIDTH_WITHOUT_TERMINAL = 240
+
+app = typer.Typer(
+    help="Shows how the backups of the cluster's machines stand.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+SettingsFile: TypeAlias = Annotated[
+    Path | None, typer.Option("--settings", metavar="FILE", help=f"settings; default {settings.CONSOLE_FILE}")
+]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="for programs; the shape is in the reference")]
+
+
+@app.callback()
+def common(context: typer.Context, settings_file: SettingsFile = None) -> None:
+    """Options before the command."""
+    context.obj = settings_file
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    machine: Annotated[str | None, typer.Argument(help="one machine; default all")] = None,
+    as_json: AsJson = False,
+    settings_file: SettingsFile = None,
+) -> None:
+    """Show last success, age, size, downtime, what is running and what failed. Exit 0, or 3 when a machine failed."""
+    with _told(), _catalogue(context, settings_file) as catalogue:
+        reading = read_all(catalogue) if machine is None else _one(catalogue, machine)
+        found = statuses(reading.machines, reading.leaves, datetime.now(UTC))
+        _print_json(found) if as_json else _print_table(found)
+        raise typer.Exit(SOME_FAILED if any(one.standing is Standing.FAILED for one in found) else 0)
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    machine: Annotated[str, typer.Argument(help="the machine")],
+    as_json: AsJson = False,
+    settings_file: SettingsFile = None,
+) -> None:
+    """Show a machine's effective backup plan, and where each value comes from."""
+    with _told(), _catalogue(context, settings_file) as catalogue:
+        found = survey_one(catalogue, check_name(machine))
+        if found is None:
+            raise _unknown(catalogue, machine)
+        excluded = is_excluded(machine, found.sources)
+        values = settings_of(resolve(machine, found.sources))
+        if as_json:
+            shown = {one.attribute: {"value": one.value, "from": one.origin} for one in values}
+            print(json.dumps({"machine": machine, "left_out": excluded, "plan": shown}, indent=2))
+            return
+        if excluded:
+            print(f"{machine} is left out of every run (sstBackupExcludeFromBackup is TRUE); its plan would be:")
+        _console().print(plan_table(values))
+
+
+def main() -> None:
+    """Entry point of the script."""
+    app(prog_name="vmkeep")
+
+
+def _one(catalogue: Catalogue, machine: str) -> Reading:
+    reading = read_one(catalogue, check_name(machine))
+    if reading is None:
+        raise _unknown(catalogue, machine)
+    return reading
+
+
+def _unknown(catalogue: Catalogue, machine: str) -> Refused:
+    return Refused(
+        ReturnValue.CANNOT_FIND_MACHINE, f"{machine}: there is no machine of this name below {catalogue.tree.machines}"
+    )
+
+
+def _print_json(found: Sequence[Status]) -> None:
+    print(json.dumps({"machines": [to_json(one) for one in found]}, indent=2))
+
+
+def _print_table(found: Sequence[Status]) -> None:
+    console = _console()
+    console.print(status_table(found))
+    console.print(summary(found), highlight=False, markup=False)
+
+
+def _console() -> Console:
+    # A pipe has no width; a table folded to 80 columns would be of no use to grep.
+    return Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors in one sentence on stderr, with an exit code; no traceback."""
+    try:
+        yield
+    except SettingsError as why:
+        _say_error(why.sentence)
+        raise typer.Exit(USAGE) from None
+    except (Refused, TryLater) as why:
+        _say_error(str(why))
+        raise typer.Exit(ERROR) from None
+
+
+@contextmanager
+def _catalogue(context: typer.Context, after_command: Path | None) -> Iterator[Catalogue]:
+    before_command: Path | None = context.obj
+    chosen = settings.load(ConsoleSettings, after_command or before_command or settings.CONSOLE_FILE)
+    store = open_store(chosen.directory)
+    try:
+        yield Catalogue(store, Tree(chosen.directory.suffix))
+    finally:
+        store.close()
+
+
+def _say_error(sentence: str) -> None:
+    for one in sentence.splitlines():
+        typer.echo(f"vmkeep: {one}", err=True)

@@ -1,0 +1,137 @@
+"""How the backups of all machines stand: pure, from machines and leaves as read. Shown as a table or as JSON."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from vmkeep.contract.codes import meaning_of
+from vmkeep.contract.errors import Refused
+from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.plan import is_excluded
+from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
+from vmkeep.directory.survey import Surveyed
+
+
+class Standing(StrEnum):
+    """One word for a machine: what an admin has to know first."""
+
+    OK = "ok"  # the newest leaf is a good backup
+    RUNNING = "running"  # something is in flight
+    FAILED = "failed"  # the newest leaf that ended failed
+    NEVER = "never"  # no good backup, and nothing failed
+    LEFT_OUT = "left out"
+
+
+@dataclass(frozen=True)
+class Status:
+    """One machine. Times UTC as in the directory, sizes in bytes, durations in seconds; None where unknown."""
+
+    machine: str
+    node: str | None
+    standing: Standing
+    last_success: str | None = None
+    age: float | None = None
+    size: int | None = None
+    downtime: float | None = None
+    running: Leaf | None = None
+    failed: Leaf | None = None
+    trouble: str = ""
+
+
+def statuses(surveyed: Iterable[Surveyed], leaves: Iterable[Leaf], now: datetime) -> list[Status]:
+    """Every machine, by name."""
+    by_machine: dict[str, list[Leaf]] = {}
+    for leaf in leaves:
+        by_machine.setdefault(leaf.machine.casefold(), []).append(leaf)
+    found = (status_of(one, by_machine.get(one.machine.name.casefold(), []), now) for one in surveyed)
+    return sorted(found, key=lambda status: status.machine)
+
+
+def status_of(surveyed: Surveyed, leaves: Sequence[Leaf], now: datetime) -> Status:
+    """One machine, from its leaves."""
+    ordered = sorted(leaves, key=lambda leaf: leaf.timestamp)
+    good = next((leaf for leaf in reversed(ordered) if leaf.is_good_backup), None)
+    running = next((leaf for leaf in reversed(ordered) if leaf.is_in_flight), None)
+    # A failure that a newer good backup has made up for is history.
+    failed = next((leaf for leaf in reversed(ordered) if leaf.is_failed and _is_newer(leaf, good)), None)
+    left_out, trouble = _exclusion(surveyed)
+    return Status(
+        machine=surveyed.machine.name,
+        node=surveyed.machine.node,
+        standing=_standing(left_out, running, failed, good),
+        last_success=good.timestamp if good else None,
+        age=(now - good.planned).total_seconds() if good else None,
+        size=good.size if good else None,
+        downtime=good.duration("downtime") if good else None,
+        running=running,
+        failed=failed,
+        trouble=trouble,
+    )
+
+
+def to_json(status: Status) -> dict[str, object]:
+    """The documented form; keys are only ever added."""
+    return {
+        "machine": status.machine,
+        "node": status.node,
+        "standing": status.standing.value,
+        "last_success": status.last_success,
+        "age_seconds": status.age,
+        "size_bytes": status.size,
+        "downtime_seconds": status.downtime,
+        "running": _running_json(status.running),
+        "failed": _failed_json(status.failed),
+        "trouble": status.trouble or None,
+    }
+
+
+def why_failed(leaf: Leaf) -> str:
+    """A failed leaf in one line."""
+    said = leaf.message or meaning_of(leaf.return_value)
+    return f"{leaf.timestamp} {leaf.raw_mode}: {leaf.return_value} {said}"
+
+
+def failed_at(leaf: Leaf) -> datetime:
+    """When a leaf failed; its planned time where State does not say."""
+    return from_timestamp(leaf.state) if is_timestamp(leaf.state) else leaf.planned
+
+
+def _is_newer(leaf: Leaf, good: Leaf | None) -> bool:
+    return good is None or leaf.timestamp > good.timestamp
+
+
+def _exclusion(surveyed: Surveyed) -> tuple[bool, str]:
+    try:
+        return is_excluded(surveyed.machine.name, surveyed.sources), ""
+    except Refused as why:
+        return False, why.sentence
+
+
+def _standing(left_out: bool, running: Leaf | None, failed: Leaf | None, good: Leaf | None) -> Standing:
+    if running:
+        return Standing.RUNNING
+    if left_out:
+        return Standing.LEFT_OUT
+    if failed:
+        return Standing.FAILED
+    return Standing.OK if good else Standing.NEVER
+
+
+def _running_json(leaf: Leaf | None) -> dict[str, object] | None:
+    if leaf is None:
+        return None
+    return {"timestamp": leaf.timestamp, "mode": leaf.raw_mode, "percent": leaf.percent, "attempts": leaf.attempts}
+
+
+def _failed_json(leaf: Leaf | None) -> dict[str, object] | None:
+    if leaf is None:
+        return None
+    return {
+        "timestamp": leaf.timestamp,
+        "mode": leaf.raw_mode,
+        "at": to_timestamp(failed_at(leaf)),
+        "return_value": leaf.return_value,
+        "meaning": meaning_of(leaf.return_value),
+        "message": leaf.message or None,
+    }
