@@ -155,7 +155,8 @@ def _settings() -> Iterator[str]:
 
 
 def _fields(model: Any) -> tuple[list[tuple[str, ...]], list[tuple[str, Any]]]:
-    rows, sections = [], []
+    rows: list[tuple[str, ...]] = []
+    sections: list[tuple[str, Any]] = []
     for name, field in model.model_fields.items():
         section = _section(field.annotation)
         if section:

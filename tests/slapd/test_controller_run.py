@@ -1,5 +1,7 @@
 """`vmkeep-controller run` on a real slapd, with scripted peers in place of the agents."""
 
+import json
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -321,3 +323,21 @@ def test_a_foreign_mode_is_left_alone_and_stops_nobody(cluster: ClusterOfPeers) 
         ended = cluster.run("--settings", str(cluster.settings_file()), "run", "web")
     assert ended.code == 0, ended
     assert sorted(cluster.modes("odd")) == ["snapshotted", "teleport"]
+
+
+def test_serve_as_a_daemon_keeps_a_pidfile_logs_to_a_file_and_ends_on_sigterm(
+    cluster: ClusterOfPeers, tmp_path: Path
+) -> None:
+    cluster.add_machines(["web"])
+    cluster.add_leaf("web", "20260101T000000Z", "merged", "20260101T000000Z")
+    pidfile, log = tmp_path / "pid", tmp_path / "log"
+    settings = cluster.settings_file()
+    settings.write_text(settings.read_text() + f'[logs]\nform = "json"\nfile = "{log}"\n')
+    with cluster.peer():
+        started = cluster.run("--settings", str(settings), "serve", "--daemon", "--pidfile", str(pidfile))
+        assert started.code == 0, started
+        cluster.wait_for("web is finished", lambda: cluster.modes("web") == ["finished"])
+    os.kill(int(pidfile.read_text()), signal.SIGTERM)
+    cluster.wait_for("the daemon has ended", lambda: not pidfile.exists())
+    said = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+    assert said[-2:] == ["web: 20260101T000000Z retained → finished", "stopped"]

@@ -14,7 +14,7 @@ from rich.console import Console
 from vmkeep.console.effective import settings_of
 from vmkeep.console.reading import Reading, read_all, read_one
 from vmkeep.console.status import Standing, Status, statuses, to_json
-from vmkeep.console.tables import plan_table, status_table, summary
+from vmkeep.console.tables import plan_table, status_lines, status_table, summary
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.machine import check_name
@@ -85,7 +85,9 @@ def plan(
             return
         if excluded:
             print(f"{machine} is left out of every run (sstBackupExcludeFromBackup is TRUE); its plan would be:")
-        _console().print(plan_table(values))
+        # A pipe has no width; a table folded to 80 columns would be of no use to grep.
+        width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
+        Console(width=width).print(plan_table(values))
 
 
 def main() -> None:
@@ -111,14 +113,11 @@ def _print_json(found: Sequence[Status]) -> None:
 
 
 def _print_table(found: Sequence[Status]) -> None:
-    console = _console()
-    console.print(status_table(found))
-    console.print(summary(found), highlight=False, markup=False)
-
-
-def _console() -> Console:
-    # A pipe has no width; a table folded to 80 columns would be of no use to grep.
-    return Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL)
+    if sys.stdout.isatty():
+        Console().print(status_table(found))
+    else:
+        print("\n".join(status_lines(found)))
+    print(summary(found))
 
 
 @contextmanager

@@ -15,21 +15,32 @@ _STYLES = {
     Standing.NEVER: "yellow",
     Standing.LEFT_OUT: "dim",
 }
+_HEAD = ("machine", "node", "standing", "last success", "age", "size", "downtime", "running, failed")
+_STANDING = 2
+_FIGURES = (4, 5, 6)
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _AGES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 def status_table(statuses: Sequence[Status]) -> Table:
-    """A line a machine."""
+    """A line a machine, for a terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("machine", "node", "standing", "last success"):
-        table.add_column(name, no_wrap=True)
-    for name in ("age", "size", "downtime"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("running, failed", overflow="fold")
+    for number, name in enumerate(_HEAD[:-1]):
+        table.add_column(name, justify="right" if number in _FIGURES else "left", no_wrap=True)
+    table.add_column(_HEAD[-1], overflow="fold")
     for status in statuses:
-        table.add_row(*_row(status))
+        # Text, never markup: what the directory holds must not be read as instructions to the terminal.
+        cells = [Text(cell) for cell in _row(status)]
+        cells[_STANDING].stylize(_STYLES[status.standing])
+        table.add_row(*cells)
     return table
+
+
+def status_lines(statuses: Sequence[Status]) -> list[str]:
+    """The same for a pipe or a file: never folded, without colours, and quick for any number of machines."""
+    rows = [_HEAD, *map(_row, statuses)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [_aligned(row, widths) for row in rows]
 
 
 def plan_table(settings: Sequence[Setting]) -> Table:
@@ -60,19 +71,24 @@ def age_text(seconds: float | None) -> str:
     return next((f"{seconds / unit:.1f} {name}" for unit, name in _AGES if seconds >= unit), f"{seconds:.0f} s")
 
 
-def _row(status: Status) -> tuple[Text, ...]:
+def _row(status: Status) -> tuple[str, ...]:
     downtime = "-" if status.downtime is None else f"{status.downtime:.2f} s"
-    # Text, never markup: what the directory holds must not be read as instructions to the terminal.
     return (
-        Text(status.machine),
-        Text(status.node or "-"),
-        Text(status.standing.value, style=_STYLES[status.standing]),
-        Text(status.last_success or "-"),
-        Text(age_text(status.age)),
-        Text(size_text(status.size)),
-        Text(downtime),
-        Text(_remarks(status)),
+        _printable(status.machine),
+        _printable(status.node or "-"),
+        status.standing.value,
+        status.last_success or "-",
+        age_text(status.age),
+        size_text(status.size),
+        downtime,
+        _printable(_remarks(status)),
     )
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    pairs = enumerate(zip(row, widths, strict=True))
+    cells = (cell.rjust(width) if number in _FIGURES else cell.ljust(width) for number, (cell, width) in pairs)
+    return "  ".join(cells).rstrip()
 
 
 def _remarks(status: Status) -> str:
@@ -84,4 +100,8 @@ def _remarks(status: Status) -> str:
         remarks.append(why_failed(status.failed))
     if status.trouble:
         remarks.append(status.trouble)
-    return "; ".join("".join(character if character.isprintable() else "?" for character in one) for one in remarks)
+    return "; ".join(remarks)
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(one if one.isprintable() else "?" for one in text)
