@@ -15,6 +15,7 @@ from lab.cluster import Lab, LabOptions
 from lab.machines import MachineSpec
 
 _DISKS = 4
+_MOST_NOISE = 1.5  # on a machine noisier than this the figure is held to this all the same
 _RUNS_EACH = 3  # a run is short, and there are more of them against the noise
 
 
@@ -31,7 +32,7 @@ def measure(session: Session) -> Iterator[Figure]:
         row="retain-rename",
         measured=f"retain on the same filesystem, {sizes[1]} MiB against {sizes[0]} MiB",
         amount=f"sets of {sizes[0]} and {sizes[1]} MiB, {_DISKS} disks each",
-        twin="the same of the small set; noise: its slowest run against its median",
+        twin="the same of the small set; noise: its slowest run against its median, 1.5 at most",
         value=spread(ratios(samples[1], samples[0])),
         bar=noise(ours_small),
         ours=ours_large,
@@ -42,7 +43,7 @@ def measure(session: Session) -> Iterator[Figure]:
 
 def noise(same: Spread) -> float:
     """How much slower a run of the very same work comes out now and then: what counts as the same time."""
-    return same.most / same.median
+    return min(same.most / same.median, _MOST_NOISE)
 
 
 def _set(backups: Backups, mib: int) -> RepeatedRetain:

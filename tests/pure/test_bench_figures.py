@@ -58,4 +58,8 @@ def test_a_median_above_the_bar_misses_it() -> None:
 
 
 def test_the_noise_of_a_run_is_its_slowest_against_its_median() -> None:
-    assert noise(spread([1.0, 2.0, 3.0])) == 1.5
+    assert noise(spread([1.0, 2.0, 2.5])) == 1.25
+
+
+def test_noise_excuses_no_more_than_half_as_long_again() -> None:
+    assert noise(spread([1.0, 2.0, 30.0])) == 1.5
