@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 
 from structlog.typing import FilteringBoundLogger
 
-from controller.decide import Action, Bounds, View, decide, key_of, next_look
+from controller.decide import Action, Bounds, View, asked_since, decide, key_of, next_look
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
-from vmkeep.contract.names import Attribute
+from vmkeep.contract.names import Attribute, ObjectClass
 from vmkeep.directory.catalogue import LEAVES, Catalogue, Report, leaf_of
-from vmkeep.directory.port import AllOf, AnyOf, Claim, Entry, Equals
+from vmkeep.directory.port import AllOf, AnyOf, Claim, Entry, Equals, Scope
 from vmkeep.service.metrics import Metrics
 from vmkeep.service.settings import ControllerSettings
 
@@ -85,7 +85,8 @@ class Cycle:
         """Read, decide and act until nothing is left to do; the view as it is then."""
         view = replace(read_view(self.catalogue), only=self.only, complete=self.complete)
         self.refused = {key_of(leaf): self.refused[key_of(leaf)] for leaf in view.leaves if self._stays_refused(leaf)}
-        view = replace(view, leaves=tuple(leaf for leaf in view.leaves if key_of(leaf) not in self.refused))
+        leaves = tuple(leaf for leaf in view.leaves if key_of(leaf) not in self.refused)
+        view = replace(view, leaves=leaves, nodes=self._nodes_if_needed(view))
         while actions := decide(view, self.clock(), self.bounds):
             view = self._act(view, actions)
         self.metrics.cycles.inc()
@@ -123,6 +124,16 @@ class Cycle:
             return None
         self.log.info(action.sentence)
         return action.outcome if action.mode not in _OVER else None
+
+    def _nodes_if_needed(self, view: View) -> dict[str, str]:
+        """Where the machines are, read only when a snapshot has been standing for long."""
+        latest = self.clock() - self.bounds.take_up
+        if not any(leaf.mode is Mode.SNAPSHOT and asked_since(leaf, view) <= latest for leaf in view.leaves):
+            return {}
+        wanted = (Attribute.MACHINE, Attribute.NODE)
+        machines = Equals("objectClass", ObjectClass.MACHINE)
+        entries = self.catalogue.store.search(self.catalogue.tree.machines, machines, Scope.CHILDREN, wanted)
+        return {(entry.first(wanted[0]) or "").casefold(): entry.first(wanted[1]) or "" for entry in entries}
 
     def _stays_refused(self, leaf: Leaf) -> bool:
         known = self.refused.get(key_of(leaf))

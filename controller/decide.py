@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from vmkeep.contract.codes import ReturnValue, meaning_of
 from vmkeep.contract.leaf import NOW, Leaf
-from vmkeep.contract.modes import Mode, asked
+from vmkeep.contract.modes import ROWS, Actor, Mode, asked
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
 
 # How long leaves of a run may come in before somebody other than the run itself sets them going: a run that is still
@@ -37,13 +37,15 @@ class View:
     """What was read: every leaf that has not ended.
 
     `changed` says when a leaf was last written, where the directory tells. `complete` are timestamps of runs whose
-    leaves are all there for certain. `only` are the folded names of the machines to act on; None means all.
+    leaves are all there for certain. `only` are the folded names of the machines to act on; None means all. `nodes` are
+    the nodes of machines, by folded name, where they matter: when a snapshot has been standing for long.
     """
 
     leaves: tuple[Leaf, ...]
     changed: Mapping[str, datetime] = field(default_factory=lambda: MappingProxyType({}))
     complete: frozenset[str] = frozenset()
     only: frozenset[str] | None = None
+    nodes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ def key_of(leaf: Leaf) -> tuple[str, str]:
     return leaf.machine.casefold(), leaf.timestamp
 
 
+def asked_since(leaf: Leaf, view: View) -> datetime:
+    """When a leaf that stands asked for was asked, as far as the directory tells."""
+    return max(leaf.planned, view.changed.get(leaf.dn, leaf.planned))
+
+
 def _verdicts(view: View, now: datetime, bounds: Bounds) -> list["Action | datetime | None"]:
     """For each leaf an action, or the time when one may be due, or None."""
     rules = _Rules(view, now, bounds)
@@ -115,6 +122,7 @@ class _Rules:
             leaf.timestamp for leaf in view.leaves if leaf.mode in _BEFORE_THE_BARRIER and not leaf.is_failed
         }
         self._settled_at = _newest_additions(view)
+        self._signs_of_life = _signs_of_life(view)
 
     def verdict(self, leaf: Leaf) -> "Action | datetime | None":
         """What to do with one leaf."""
@@ -145,7 +153,10 @@ class _Rules:
     def _give_up(self, leaf: Leaf) -> Action | datetime | None:
         if not leaf.is_asked(self._now.date()):
             return None
-        due = _later(max(leaf.planned, self._view.changed.get(leaf.dn, leaf.planned)), self._bounds.take_up)
+        since = asked_since(leaf, self._view)
+        # An agent that is busy with other machines of its node is not missing: this one waits for its turn.
+        sign_of_life = self._signs_of_life.get(self._view.nodes.get(key_of(leaf)[0], ""), since)
+        due = _later(max(since, sign_of_life), self._bounds.take_up)
         if self._now < due:
             return due
         waited = int(self._bounds.take_up.total_seconds())
@@ -195,6 +206,16 @@ def _newest_additions(view: View) -> dict[str, datetime]:
         if leaf.mode is Mode.INITIALIZE:
             added = _moment(leaf.state) or leaf.planned
             newest[leaf.timestamp] = max(added, newest.get(leaf.timestamp, added))
+    return newest
+
+
+def _signs_of_life(view: View) -> dict[str, datetime]:
+    """For each node, when its agent last wrote to a leaf."""
+    newest: dict[str, datetime] = {}
+    for leaf in view.leaves:
+        node, changed = view.nodes.get(key_of(leaf)[0]), view.changed.get(leaf.dn)
+        if node and changed and leaf.mode and ROWS[leaf.mode].writer is Actor.AGENT:
+            newest[node] = max(changed, newest.get(node, changed))
     return newest
 
 

@@ -5,6 +5,7 @@ A file holds commands and, below each `decide`, the answer up to an empty line. 
     # a remark
     bounds <deadline> <take-up> <attempts> <back-off>     seconds; otherwise 600 300 3 60
     leaf <machine> <timestamp> <mode> <state> [rv=N] [attempts=N] [message=a_text] [date=YYYYMMDD] [changed=TIME]
+    node <machine> <node>                                 where a machine is
     gone <machine>                                        its leaves are no longer there
     complete <timestamp>                                  the leaves of that run are all there
     only <machine> …                                      act on these alone
@@ -72,6 +73,8 @@ class Scene:
             case "gone":
                 kept = tuple(leaf for leaf in self._view.leaves if leaf.machine not in words)
                 self._view = replace(self._view, leaves=kept)
+            case "node":
+                self._view = replace(self._view, nodes={**self._view.nodes, words[0]: words[1]})
             case "complete":
                 self._view = replace(self._view, complete=frozenset(words))
             case "only":
@@ -93,7 +96,7 @@ class Scene:
             execution_date=int(values.get("date", 0)),
         )
         others = tuple(one for one in self._view.leaves if one.dn != leaf.dn)
-        changed = dict(self._view.changed)
+        changed = {dn: moment for dn, moment in self._view.changed.items() if dn != leaf.dn}
         if "changed" in values:
             changed[leaf.dn] = _time(values["changed"])
         self._view = replace(self._view, leaves=(*others, leaf), changed=changed)
