@@ -88,7 +88,7 @@ def findings(assembly: Assembly) -> list[tuple[str, str, bool]]:
             "this node's entry",
             lambda: _found(shop.catalogue.store.read(tree.node(settings.node)), tree.node(settings.node)),
         ),
-        ("libvirt", shop.host.hypervisor.version),
+        ("libvirt", lambda: ", ".join(map(" ".join, shop.host.hypervisor.versions().items()))),
         ("qemu-img", lambda: run("qemu-img", ["--version"], settings.qemu_img_seconds).splitlines()[0]),
         ("journals", lambda: f"{len(shop.journals.all())} unfinished"),
     ]

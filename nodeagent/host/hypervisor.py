@@ -67,10 +67,10 @@ class Hypervisor:
         if connection is not None:
             _ignoring_errors(connection.close)
 
-    def version(self) -> str:
-        """libvirt's and QEMU's version, for the manifest."""
+    def versions(self) -> dict[str, str]:
+        """libvirt's and QEMU's versions, for the manifest."""
         with self._connected() as connection:
-            return f"libvirt {_dotted(connection.getLibVersion())}, qemu {_dotted(connection.getVersion())}"
+            return {"libvirt": _dotted(connection.getLibVersion()), "qemu": _dotted(connection.getVersion())}
 
     def look(self, name: str) -> View | None:
         """A machine as it is now; None where libvirt knows none of that name."""

@@ -50,6 +50,7 @@ class Making(BaseModel):
     power: Power
     consistency: Consistency
     files: tuple[MadeFile, ...]
+    versions: dict[str, str]
 
     def with_content(self, name: str, content: Content) -> "Making":
         """The same, with one file's size and digest known."""
@@ -57,7 +58,7 @@ class Making(BaseModel):
         files = tuple(file.model_copy(update=known) if file.name == name else file for file in self.files)
         return self.model_copy(update={"files": files})
 
-    def manifest(self, files: Sequence[SetFile], versions: dict[str, str]) -> Manifest:
+    def manifest(self, files: Sequence[SetFile]) -> Manifest:
         """The finished manifest."""
         return Manifest(
             machine=self.machine,
@@ -68,7 +69,7 @@ class Making(BaseModel):
             method="save",
             consistency=self.consistency,
             files=tuple(files),
-            versions=versions,
+            versions=self.versions,
         )
 
 

@@ -125,7 +125,7 @@ class _Carrying:
                 )
                 for file in making.files
             ]
-            manifest = making.manifest(files, dict(self._host.versions))
+            manifest = making.manifest(files)
             text = manifest.to_json().encode()
             backup.write(self._paths.kept_name(MANIFEST_NAME), text, access(self._order.files))
         digest = f"blake3:{blake3(text).hexdigest()}"

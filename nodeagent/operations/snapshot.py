@@ -1,6 +1,6 @@
 """Snapshot: save memory and disks of one instant and let the machine run on, over empty images.
 
-    directories → entry → overlays → [save] → firmware → swap → [resume] → description → state → making
+    leftovers → directories → entry → overlays → [save] → firmware → swap → [resume] → description → state → making
 
 Steps in brackets are for machines that run or are paused. From save to resume the machine stands still; nothing there
 waits for the directory or the network, and what can be prepared is done before. Taking back: an image whose overlay
@@ -31,6 +31,7 @@ def snapshot(order: Order, host: Host) -> tuple[Step, ...]:
     """The steps of a snapshot."""
     files, swapping, resuming = _Files(order, host), Swapping(order, host), Resuming(order, host)
     before = (
+        Step("leftovers", "finish an earlier backup's merge", ReturnValue.CANNOT_MERGE, swapping.finish_earlier_merge),
         Step("directories", "make the retain directory", ReturnValue.CANNOT_CREATE_DIRECTORY, files.make_directory)
         .undone_by(files.remove_directory),
         Step("entry", "keep the directory entry", ReturnValue.CANNOT_SAVE_BACKEND_ENTRY, files.write_entry)
@@ -182,6 +183,7 @@ class _Files:
             power=order.power,
             consistency="off" if is_off else "state",
             files=(state, *texts, *disks, *firmware),
+            versions=dict(self._host.versions) | self._host.hypervisor.versions(),
         )
 
     def _write(self, name: str, text: str, extra: Access | None = None) -> Facts:

@@ -69,7 +69,7 @@ class Surveyor:
             update={
                 "uuid": view.description.uuid,
                 "power": view.power,
-                "disks": tuple(self._checked_image(machine.name, disk) for disk in order.disks),
+                "disks": tuple(self._checked_image(order, disk) for disk in order.disks),
                 "firmware": self._firmware(order, view.description),
                 "ldif": to_ldif(self.catalogue.subtree(machine.name)),
             }
@@ -183,20 +183,29 @@ class Surveyor:
             )
         return known
 
-    def _checked_image(self, machine: str, disk: OrderDisk) -> OrderDisk:
-        """The disk with its size, once its image is seen to be a plain, whole one."""
-        path = PurePosixPath(disk.path)
+    def _is_leftover(self, order: Order, backing: str) -> bool:
+        """Whether an image still lies over an earlier backup of this machine, whose merge was never done."""
+        return PurePosixPath(backing).parent.parent == order.paths.retain.parent
+
+    def _checked_image(self, order: Order, disk: OrderDisk) -> OrderDisk:
+        """The disk with its size, once its image is seen to be a plain one, whole or left over an earlier backup."""
+        machine, path = order.machine, PurePosixPath(disk.path)
         if root_of(path, self.rules.image_roots) is None or ".." in path.parts:
             raise Refused(ReturnValue.PATH_NOT_ALLOWED, f"{machine}: the image {path} lies outside the image roots")
         try:
             with open_folder(path.parent, self.host.roots) as folder:
                 header = self.host.images.header(folder, path.name)
+        except FileNotFoundError:
+            raise Refused(
+                ReturnValue.UNEXPECTED_IMAGE, f"{machine}: the image {path} of {disk.target} is not there"
+            ) from None
         except (HostFailure, OSError) as why:
             raise Refused(ReturnValue.UNEXPECTED_IMAGE, f"{machine}: {disk.target}: {why}") from None
-        if header.backing_file is not None:
+        if header.backing_file is not None and not self._is_leftover(order, header.backing_file):
             raise Refused(
                 ReturnValue.UNMERGED_IMAGE,
-                f"{machine}: the image {path} still lies over {header.backing_file}; merge the earlier backup first",
+                f"{machine}: the image {path} lies over {header.backing_file}, which is no earlier backup of ours; "
+                "make the image whole (virsh blockpull, or qemu-img rebase) first",
             )
         return disk.model_copy(update={"size": header.virtual_size})
 

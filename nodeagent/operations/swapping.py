@@ -27,6 +27,12 @@ class Swapping:
         self._host = host
         self._paths = order.paths
 
+    def finish_earlier_merge(self, _facts: Facts) -> Facts:
+        """Make images whole that an earlier backup left over its retained ones; its merge failed or was forgotten."""
+        for disk in self._order.disks:
+            make_whole(self._host, self._order, disk)
+        return NO_FACTS
+
     def create(self, _facts: Facts) -> Facts:
         """Make the overlays beside their images, under another name; their backing files do not exist yet."""
         for disk in self._order.disks:

@@ -20,7 +20,7 @@ from tests.cluster import sets
 from tests.cluster.plain import Plain, files_below, timestamp
 from tests.conftest import ClusterFactory
 
-STEPS = ("directories", "entry", "overlays", "save", "swap", "resume", "description", "state", "making")
+STEPS = ("leftovers", "directories", "entry", "overlays", "save", "swap", "resume", "description", "state", "making")
 # "began" and "ended" a step and one result, each with a before and an after.
 BOUNDARIES = range(2 * (2 * len(STEPS) + 1))
 # Where the machine stands still every boundary is tried each time, elsewhere every fourth; --all-faults tries all.

@@ -32,6 +32,8 @@ LATER = "20261121T031500Z"
 MOVES = {
     "merge": (Mode.SNAPSHOTTED, Mode.MERGE),
     "retain": (Mode.MERGED, Mode.RETAIN),
+    "merge-again": (Mode.MERGING, Mode.MERGE),
+    "retain-again": (Mode.RETAINING, Mode.RETAIN),
     "finish": (Mode.RETAINED, Mode.FINISHED),
     "restore-small-files": (Mode.FINISHED, Mode.UNRETAIN_SMALL_FILES),
     "restore-large-files": (Mode.UNRETAINED_SMALL_FILES, Mode.UNRETAIN_LARGE_FILES),
