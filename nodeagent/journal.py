@@ -141,8 +141,7 @@ class Journals:
 
     def find(self, machine: str, timestamp: str, mode: str) -> Journal | None:
         """The journal of one operation, where there is one."""
-        path = self._path(machine, timestamp, mode)
-        return self._open(path) if path.exists() else None
+        return self._open(self._path(machine, timestamp, mode))
 
     def all(self) -> list[Journal]:
         """Every journal that can be read, in order of name."""
@@ -154,7 +153,10 @@ class Journals:
 
     def _open(self, path: Path) -> Journal | None:
         record = Record()
-        content = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            content = path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:  # never there, or its worker reported and removed it in this moment
+            return None
         whole = content[: content.rfind("\n") + 1]
         for text in whole.splitlines():
             record.take(json.loads(text))

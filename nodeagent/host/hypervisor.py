@@ -5,7 +5,6 @@ broken connection raises HypervisorAway and the next call connects anew.
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from vmkeep.contract.machine import Power
 _AWAY_DOMAINS = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
 _STATE_MAGIC_COMPLETE = b"LibvirtQemudSave"
 _KEEPALIVE_SECONDS, _KEEPALIVE_MISSES = 5, 3
-_POLL_SECONDS = (0.01, 0.1)
+_JOB_POLL_SECONDS = 0.25  # an event tells the end of a job; this is for one that never came
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,8 @@ class Hypervisor:
         self._uri = uri
         self._lock = threading.Lock()
         self._connection: libvirt.virConnect | None = None
+        self._job_changed = threading.Condition()
+        self._job_events = 0
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -140,11 +141,22 @@ class Hypervisor:
 
     def wait_for_job(self, name: str, target: str, progress: Callable[[Job], None]) -> None:
         """Return when no job is at work on a disk any more, however it ended: the image says what became of it."""
-        pause, longest = _POLL_SECONDS
-        while (job := self.job(name, target)) is not None:
+        while True:
+            events = self._job_events
+            if (job := self.job(name, target)) is None:
+                return
             progress(job)
-            time.sleep(pause)
-            pause = min(pause * 1.5, longest)
+            self._wait_for_job_event(events)
+
+    def _wait_for_job_event(self, seen: int) -> None:
+        """Return when there was an event since `seen` were counted, or it is time to look all the same."""
+        with self._job_changed:
+            self._job_changed.wait_for(lambda: self._job_events != seen, _JOB_POLL_SECONDS)
+
+    def _note_job_event(self, *_event: object) -> None:
+        with self._job_changed:
+            self._job_events += 1
+            self._job_changed.notify_all()
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
@@ -164,6 +176,9 @@ class Hypervisor:
                 try:
                     self._connection = libvirt.open(self._uri)
                     self._connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_MISSES)
+                    self._connection.domainEventRegisterAny(
+                        None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, self._note_job_event, None
+                    )
                 except libvirt.libvirtError as why:
                     self._connection = None
                     raise HypervisorAway(f"libvirt at {self._uri} does not answer: {why}") from None
