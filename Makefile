@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Labs mount, and start daemons in namespaces of their own: root's work.
+ROOT   := $(if $(filter 0,$(shell id -u)),,$(if $(shell command -v sudo),sudo))
 
 .PHONY: demo test faults check format bench docs packages environment clean
 
@@ -19,13 +21,13 @@ $(STAMP): constraints.txt pyproject.toml | packages
 	@touch $@
 
 demo: packages $(STAMP)
-	@$(BIN)/python -m lab demo
+	@$(ROOT) $(BIN)/python -m lab demo
 
 test: packages $(STAMP)
-	$(BIN)/python -m pytest
+	$(ROOT) env CI=$(CI) $(BIN)/python -m pytest
 
 faults: packages $(STAMP)
-	$(BIN)/python -m pytest tests/faults --all-faults
+	$(ROOT) $(BIN)/python -m pytest tests/faults --all-faults
 
 check: packages $(STAMP)
 	$(BIN)/ruff check .
@@ -38,7 +40,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: packages $(STAMP)
-	$(BIN)/python -m bench $(BENCH)
+	$(ROOT) $(BIN)/python -m bench $(BENCH)
 
 docs: $(STAMP)
 	$(BIN)/python -m docs.generate
