@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+import libvirt
 import pytest
 
 from lab.cluster import Lab, LabOptions
+from lab.machines import Machine
 from tests.cluster.plain import Plain
 from tests.conftest import ClusterFactory
 
@@ -14,6 +16,24 @@ def agents(cluster: ClusterFactory) -> Iterator[Lab]:
     lab = cluster(LabOptions(nodes=2, machines=0, agents=True))
     yield lab
     lab.down()
+
+
+@pytest.fixture(autouse=True)
+def guests_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A guest that counts takes a good part of a core; the next test shall have it."""
+    yield
+    for name in {"agents", "whole"} & set(request.fixturenames):
+        lab = request.getfixturevalue(name)
+        for machine in lab.machines.values():
+            if machine.spec.kind != "bios":
+                _end(machine)
+
+
+def _end(machine: Machine) -> None:
+    try:
+        machine.node.domain(machine.name).destroy()
+    except libvirt.libvirtError:
+        return  # off already, or undefined by its test
 
 
 @pytest.fixture

@@ -157,12 +157,12 @@ def test_an_edit_moves_a_leaf_as_the_protocol_has_it(office: Office, edit: str) 
 
 @pytest.mark.parametrize("edit", MOVES)
 def test_an_edit_is_refused_when_the_leaf_is_elsewhere(office: Office, edit: str) -> None:
-    office.put_leaf(Mode.RETAINING)
+    office.put_leaf(Mode.DELETING)
 
     with pytest.raises(LabError, match=r"No such attribute \(16\)"):
         office.apply(edit)
 
-    assert office.leaf().mode is Mode.RETAINING
+    assert office.leaf().mode is Mode.DELETING
     assert office.leaf().state == LATER
 
 
