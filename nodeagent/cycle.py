@@ -74,7 +74,10 @@ class Agent:
         """One turn; returns the seconds until the next is wanted."""
         self._go_on_with_journals()
         for leaf in self._leaves():
-            self._consider(leaf)
+            try:
+                self._consider(leaf)
+            except Refused as why:
+                self._shop.log.error(why.sentence, machine=leaf.machine, leaf=leaf.timestamp)  # noqa: TRY400 - no bug
         self._note_progress()
         return self._next_turn()
 
@@ -88,17 +91,29 @@ class Agent:
     # finding work
 
     def _go_on_with_journals(self) -> None:
-        for journal in self._shop.journals.all():
-            order = journal.order
-            job = Job(order.machine, order.timestamp, order.mode, None)
-            if journal.record.result is not None:
-                self._report_left_over(job, journal)
-            else:
+        """Machines first: a report may have to wait for the directory, a machine that stands still may not."""
+        journals = self._shop.journals.all()
+        for journal in journals:
+            if journal.record.result is None:
+                order = journal.order
+                job = Job(order.machine, order.timestamp, order.mode, None)
                 self._start(job, partial(go_on, self._shop, journal, job.counter))
+        for journal in journals:
+            if journal.record.result is not None:
+                self._report_left_over(journal)
 
-    def _report_left_over(self, job: Job, journal: Journal) -> None:
-        if job.key not in self._jobs:
-            report(self._shop.catalogue, journal, self._shop.log)
+    def _report_left_over(self, journal: Journal) -> None:
+        """Report what a worker could not, unless one is about to."""
+        order = journal.order
+        with self._lock:
+            if any(job.machine == order.machine for job in self._jobs.values()):
+                return
+        fresh = self._shop.journals.find(order.machine, order.timestamp, order.mode)
+        if fresh is not None and fresh.record.result is not None:
+            try:
+                report(self._shop.catalogue, fresh, self._shop.log)
+            except Refused as why:
+                self._shop.log.error(why.sentence, machine=order.machine, mode=order.mode)  # noqa: TRY400 - no bug
 
     def _leaves(self) -> Iterator[Leaf]:
         """Leaves that ask for work or are at work, the oldest first, so that nobody starves."""
@@ -128,7 +143,7 @@ class Agent:
 
     def _is_here(self, leaf: Leaf) -> bool:
         machine = self._shop.catalogue.machine_entry(leaf.machine)
-        return machine is not None and machine.node == self._node
+        return machine is not None and (machine.node or "").casefold() == self._node.casefold()
 
     def _claim(self, leaf: Leaf, mode: Mode) -> Leaf | None:
         if self._shop.catalogue.claim(leaf, mode, Report(NOW)) is Claim.LOST:
@@ -204,4 +219,6 @@ class Agent:
             job.leaf = replace(job.leaf, has_leaf_class=True)
 
     def _next_turn(self) -> float | None:
+        now = time.monotonic()
+        self._not_before = {key: until for key, until in self._not_before.items() if until > now}
         return min(self._progress_seconds, _AGAIN_SECONDS) if self.is_busy or self._not_before else None

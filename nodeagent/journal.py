@@ -74,29 +74,34 @@ class Journal:
         assert self.record.order is not None, f"{self.path} begins without an order"
         return self.record.order
 
-    def began(self, step: str, at: float) -> None:
-        """A step is about to touch something. `at` in seconds since the epoch."""
-        self._append({"event": "began", "step": step, "at": at})
+    def began(self, step: str, at: float, *, must: bool) -> None:
+        """A step is about to touch something. `at` in seconds since the epoch; OSError where it `must` be durable.
+
+        What follows a beginning need not be durable: steps and their way back may be repeated. So a full disk under the
+        journal never keeps a machine standing still.
+        """
+        self._append({"event": "began", "step": step, "at": at}, must=must)
 
     def ended(self, step: str, facts: Mapping[str, Fact]) -> None:
         """A step is over, and what it found out."""
-        self._append({"event": "ended", "step": step, "facts": dict(facts)})
+        self._append({"event": "ended", "step": step, "facts": dict(facts)}, must=False)
 
     def undone(self, step: str, facts: Mapping[str, Fact]) -> None:
         """A step's doing was taken back."""
-        self._append({"event": "undone", "step": step, "facts": dict(facts)})
+        self._append({"event": "undone", "step": step, "facts": dict(facts)}, must=False)
 
     def postponed(self, sentence: str) -> None:
         """The outside world was not ready."""
-        self._append({"event": "postponed", "sentence": sentence})
+        self._append({"event": "postponed", "sentence": sentence}, must=False)
 
     def failed(self, code: int, sentence: str) -> None:
         """The operation is to be taken back; written before anything is."""
-        self._append({"event": "failed", "code": int(code), "sentence": sentence})
+        self._append({"event": "failed", "code": int(code), "sentence": sentence}, must=False)
 
     def result(self, outcome: Outcome) -> None:
         """Nothing more will be done; this is to be reported."""
-        self._append({"event": "result", "code": outcome.code, "sentence": outcome.sentence, "at": outcome.at})
+        line = {"event": "result", "code": outcome.code, "sentence": outcome.sentence, "at": outcome.at}
+        self._append(line, must=True)
 
     def remove(self) -> None:
         """The result is in the directory; the journal has done its duty."""
@@ -104,7 +109,15 @@ class Journal:
             self.path.unlink()
         _sync_directory(self.path.parent)
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, line: dict[str, Any], *, must: bool) -> None:
+        try:
+            self._write(line)
+        except OSError:
+            if must:
+                raise
+        self.record.take(line)
+
+    def _write(self, line: dict[str, Any]) -> None:
         data = (json.dumps(line, separators=(",", ":")) + "\n").encode()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
@@ -112,7 +125,6 @@ class Journal:
             os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
-        self.record.take(line)
 
 
 class Journals:
@@ -158,9 +170,14 @@ class Journals:
         except FileNotFoundError:  # never there, or its worker reported and removed it in this moment
             return None
         whole = content[: content.rfind("\n") + 1]
-        for text in whole.splitlines():
-            record.take(json.loads(text))
+        try:
+            for text in whole.splitlines():
+                record.take(json.loads(text))
+        except (ValueError, KeyError, TypeError):
+            record.order = None
         if record.order is None:
+            # Kept for a person, out of the way of the other machines' journals.
+            path.rename(path.with_suffix(".unreadable"))
             return None
         if whole != content:  # the last line was torn by a crash; nothing was done on its word
             os.truncate(path, len(whole.encode()))

@@ -74,7 +74,7 @@ class Runner:
         if step.name in self.journal.record.began:
             facts = self._patiently(lambda: step.is_done(self._facts))
         if facts is None:
-            self.journal.began(step.name, self.clock())
+            self.journal.began(step.name, self.clock(), must=not step.guest_is_down)
             facts = self._patiently(lambda: step.apply(self._facts))
         self.journal.ended(step.name, facts or {})
 

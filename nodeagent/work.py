@@ -65,6 +65,8 @@ def take_up(shop: Workshop, leaf: Leaf, counter: Counter) -> None:
     """Work on a leaf that is claimed by this node: with its journal if it has one, from a survey if not."""
     assert leaf.mode is not None
     with machine_lock(shop.locks, leaf.machine):
+        if not _is_still_ours(shop, leaf):
+            return
         journal = shop.journals.find(leaf.machine, leaf.timestamp, leaf.mode)
         if journal is None:
             try:
@@ -75,6 +77,12 @@ def take_up(shop: Workshop, leaf: Leaf, counter: Counter) -> None:
                 return
             journal = shop.journals.create(order)
         _carry_out(shop, journal, counter)
+
+
+def _is_still_ours(shop: Workshop, leaf: Leaf) -> bool:
+    """Whether the leaf is at work as it was read; a worker may have reported and gone since."""
+    fresh = shop.catalogue.leaf(leaf.dn)
+    return fresh is not None and fresh.mode is leaf.mode and fresh.is_at_work
 
 
 def go_on(shop: Workshop, journal: Journal, counter: Counter) -> None:

@@ -64,11 +64,9 @@ def _instant(order: Order, swapping: Swapping, resuming: Resuming, firmware: tup
     )
     if not _was_active(order):
         return (*firmware, swap)
-    save = (
-        Step("save", "save the machine's memory", ReturnValue.CANNOT_SAVE_STATE, resuming.save, resuming.saved)
-        .undone_by(resuming.bring_back)
-        .while_guest_is_down(True)
-    )
+    save = Step(
+        "save", "save the machine's memory", ReturnValue.CANNOT_SAVE_STATE, resuming.save, resuming.saved
+    ).undone_by(resuming.bring_back)
     resume = Step(
         "resume", "let the machine run on", ReturnValue.CANNOT_RESTORE_MACHINE, resuming.resume, resuming.resumed
     ).while_guest_is_down(True)

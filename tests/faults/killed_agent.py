@@ -28,10 +28,10 @@ def die_at(boundary: int) -> None:
     """Replace the journal's only write by one that counts."""
     seen = 0
 
-    def counted(self: Journal, line: dict[str, Any]) -> None:
+    def counted(self: Journal, line: dict[str, Any], *, must: bool) -> None:
         nonlocal seen
         _die_if(seen == boundary)
-        _write(self, line)
+        _write(self, line, must=must)
         _die_if(seen + 1 == boundary)
         seen += 2
 

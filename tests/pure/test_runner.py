@@ -132,7 +132,7 @@ def test_what_ended_is_not_done_again(tmp_path: Path) -> None:
 def test_a_torn_last_line_is_forgotten(tmp_path: Path) -> None:
     journals = Journals(tmp_path)
     journal = journals.create(ORDER)
-    journal.began("a", 1.0)
+    journal.began("a", 1.0, must=True)
     with journal.path.open("a") as file:
         file.write('{"event":"ended","step":"a"')
     found = journals.find(ORDER.machine, ORDER.timestamp, ORDER.mode)
@@ -187,6 +187,37 @@ def test_a_machine_that_is_down_is_never_given_up(tmp_path: Path) -> None:
     journal = run_to_end(world, Journals(tmp_path), steps, ())
     assert journal.record.result is not None
     assert journal.record.result.code == 0
+
+
+def test_a_full_disk_under_the_journal_stops_what_has_not_begun_and_nothing_that_a_machine_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, journals = World(), Journals(tmp_path)
+    journal = journals.create(ORDER)
+    write = Journal._write
+    monkeypatch.setattr(Journal, "_write", _writes_until(write, '"b"'))
+    runner = Runner(journal, lambda: 1.0, structlog.get_logger(), Patience(0.01, 3))
+    with pytest.raises(OSError, match="full"):
+        runner.run([world.step("a"), world.step("b", guest_is_down=True), world.step("c", guest_is_down=True)])
+    assert world.things == set("abc"), "every step was done, only the result could not be noted"
+    monkeypatch.setattr(Journal, "_write", write)
+    again = run_to_end(world, journals, [world.step(name) for name in "abc"], ())
+    assert again.record.result is not None
+    assert again.record.result.code == 0
+    assert world.things == set("abc")
+
+
+def _writes_until(write: Callable[..., None], word: str) -> Callable[..., None]:
+    full = False
+
+    def limited(self: Journal, line: dict[str, object]) -> None:
+        nonlocal full
+        full = full or word in str(line).replace("'", '"')
+        if full:
+            raise OSError(28, "the disk is full")
+        write(self, line)
+
+    return limited
 
 
 def test_what_cannot_be_taken_back_is_left_alone_and_told(tmp_path: Path) -> None:
