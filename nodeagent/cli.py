@@ -61,6 +61,7 @@ def _serve(settings: NodeAgentSettings) -> None:
             loop.run()
         # What is at work survives being killed; a moment's grace saves the next start some asking.
         assembly.agent.wait(_STOP_SECONDS)
+        assembly.agent.wait_for_machines(settings.data_seconds)
     finally:
         assembly.close()
     log.info("stopped", node=settings.node)
@@ -74,6 +75,10 @@ def once(context: typer.Context, settings: SettingsOption = None) -> None:
     assembly = assemble(chosen, lambda: None)
     try:
         _until_nothing_is_left(assembly)
+        left = [journal.path.name for journal in assembly.shop.journals.all()]
+        if left:
+            _say(f"not finished, to be gone on with by the next call: {', '.join(left)}")
+            raise typer.Exit(_NOT_WELL)
     except TryLater as why:
         _say(str(why))
         raise typer.Exit(_NOT_WELL) from None

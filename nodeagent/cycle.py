@@ -88,6 +88,16 @@ class Agent:
             time.sleep(0.05)
         return not self.is_busy
 
+    def wait_for_machines(self, seconds: float) -> None:
+        """Wait for snapshots: a machine may stand still in one."""
+        deadline = time.monotonic() + seconds
+        while self._has(Mode.SNAPSHOTTING) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def _has(self, mode: Mode) -> bool:
+        with self._lock:
+            return any(job.mode is mode for job in self._jobs.values())
+
     # finding work
 
     def _go_on_with_journals(self) -> None:
@@ -188,6 +198,8 @@ class Agent:
         except TryLater:
             raise
         except Refused as why:
+            if self._shop.journals.find(leaf.machine, leaf.timestamp, job.mode) is not None:
+                raise  # the work has its result; it is the report that was refused
             refuse(self._shop.catalogue, leaf, Outcome(int(why.code), why.sentence, self._shop.host.wall_clock()))
         except Exception as why:
             if self._shop.journals.find(leaf.machine, leaf.timestamp, job.mode) is not None:
@@ -215,8 +227,11 @@ class Agent:
             Attribute.BYTES_TOTAL: (str(job.counter.total),),
             Attribute.PERCENT: (str(done * 100 // job.counter.total),),
         }
-        if self._shop.catalogue.note(job.leaf, changes) is Claim.WON:
-            job.leaf = replace(job.leaf, has_leaf_class=True)
+        try:
+            if self._shop.catalogue.note(job.leaf, changes) is Claim.WON:
+                job.leaf = replace(job.leaf, has_leaf_class=True)
+        except Refused as why:
+            self._shop.log.warning(why.sentence, machine=job.machine)
 
     def _next_turn(self) -> float | None:
         now = time.monotonic()

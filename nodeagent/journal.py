@@ -5,6 +5,7 @@ host. The file goes when the result has been reported to the directory. Written 
 """
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -121,7 +122,10 @@ class Journal:
         data = (json.dumps(line, separators=(",", ":")) + "\n").encode()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
-            os.write(descriptor, data)
+            length = os.fstat(descriptor).st_size
+            if os.write(descriptor, data) != len(data):
+                os.ftruncate(descriptor, length)  # half a line would spoil the next
+                raise OSError(errno.ENOSPC, f"no room for the journal {self.path}")
             os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
@@ -152,36 +156,42 @@ class Journals:
         return journal
 
     def find(self, machine: str, timestamp: str, mode: str) -> Journal | None:
-        """The journal of one operation, where there is one."""
-        return self._open(self._path(machine, timestamp, mode))
+        """The journal of one operation, where there is one; for whoever holds the machine's lock: it is mended."""
+        path = self._path(machine, timestamp, mode)
+        journal = self._open(path)
+        if journal is None and path.exists():
+            path.rename(path.with_suffix(".unreadable"))  # kept for a person
+        elif journal is not None:
+            self._cut_torn_line(path)
+        return journal
 
     def all(self) -> list[Journal]:
-        """Every journal that can be read, in order of name."""
+        """Every journal that can be read, in order of name; only looked at, their workers may be writing."""
         found = (self._open(path) for path in sorted(self._directory.glob(f"*{_SUFFIX}")))
         return [journal for journal in found if journal is not None]
+
+    @staticmethod
+    def _cut_torn_line(path: Path) -> None:
+        """A last line without an end was torn by a crash; nothing was done on its word."""
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            os.truncate(path, len(whole))
 
     def _path(self, machine: str, timestamp: str, mode: str) -> Path:
         return self._directory / f"{machine}.{timestamp}.{mode}{_SUFFIX}"
 
-    def _open(self, path: Path) -> Journal | None:
+    @staticmethod
+    def _open(path: Path) -> Journal | None:
+        """None where it is gone, reported and removed in this moment, or cannot be read."""
         record = Record()
         try:
             content = path.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:  # never there, or its worker reported and removed it in this moment
-            return None
-        whole = content[: content.rfind("\n") + 1]
-        try:
-            for text in whole.splitlines():
+            for text in content[: content.rfind("\n") + 1].splitlines():
                 record.take(json.loads(text))
-        except (ValueError, KeyError, TypeError):
-            record.order = None
-        if record.order is None:
-            # Kept for a person, out of the way of the other machines' journals.
-            path.rename(path.with_suffix(".unreadable"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        if whole != content:  # the last line was torn by a crash; nothing was done on its word
-            os.truncate(path, len(whole.encode()))
-        return Journal(path, record)
+        return Journal(path, record) if record.order is not None else None
 
 
 def _sync_directory(path: Path) -> None:

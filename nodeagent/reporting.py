@@ -40,7 +40,7 @@ def refuse(catalogue: Catalogue, leaf: Leaf, outcome: Outcome) -> Claim:
     """Report that a claimed leaf cannot be worked on; nothing was touched."""
     assert leaf.mode is not None
     state = to_timestamp(datetime.fromtimestamp(outcome.at, UTC))
-    return catalogue.claim(leaf, leaf.mode, Report(state, outcome.code, outcome.sentence[:_MOST_MESSAGE]))
+    return catalogue.claim(leaf, leaf.mode, Report(state, outcome.code, _printable(outcome.sentence)))
 
 
 def _claim(catalogue: Catalogue, leaf: Leaf, journal: Journal, outcome: Outcome) -> Claim:
@@ -48,7 +48,7 @@ def _claim(catalogue: Catalogue, leaf: Leaf, journal: Journal, outcome: Outcome)
         return refuse(catalogue, leaf, outcome)
     state = to_timestamp(datetime.fromtimestamp(outcome.at, UTC))
     figures = _figures(leaf, journal, outcome)
-    message = outcome.sentence[:_MOST_MESSAGE]
+    message = _printable(outcome.sentence)
     return catalogue.claim(leaf, done(journal.order.mode), Report(state, 0, message, figures))
 
 
@@ -80,3 +80,8 @@ def _said(mode: Mode, outcome: Outcome) -> str:
 
 def _names(journal: Journal) -> dict[str, str]:
     return {"machine": journal.order.machine, "leaf": journal.order.timestamp, "mode": journal.order.mode}
+
+
+def _printable(sentence: str) -> str:
+    """What the directory takes as a string; file names may hold any bytes."""
+    return sentence.encode("utf-8", "replace").decode()[:_MOST_MESSAGE]

@@ -70,13 +70,18 @@ class Runner:
                 return
 
     def _carry_out(self, step: Step) -> None:
-        facts = None
-        if step.name in self.journal.record.began:
-            facts = self._patiently(lambda: step.is_done(self._facts))
-        if facts is None:
-            self.journal.began(step.name, self.clock(), must=not step.guest_is_down)
-            facts = self._patiently(lambda: step.apply(self._facts))
+        facts = self._patiently(functools.partial(self._attempt, step))
         self.journal.ended(step.name, facts or {})
+
+    def _attempt(self, step: Step) -> Facts:
+        """What began is asked of the host before it is done again, also within one run."""
+        if step.name in self.journal.record.began:
+            facts = step.is_done(self._facts)
+            if facts is not None:
+                return facts
+        else:
+            self.journal.began(step.name, self.clock(), must=not step.guest_is_down)
+        return step.apply(self._facts)
 
     def _back(self, steps: Sequence[Step]) -> None:
         """Take back what began. What cannot be taken back stays as it is, and the outcome says so."""
@@ -84,12 +89,21 @@ class Runner:
             try:
                 facts = self._patiently(functools.partial(self._undo, step))
             except (HostFailure, OSError, Refused) as why:
-                failure = self.journal.record.failure
-                assert failure is not None
-                left = f"{failure.sentence}; and it could not be put back as it was ({step.doing}: {why})"
-                self.journal.failed(failure.code, left)
-                return
+                self._remark_left(step, why)
+                if step.guards_machine:
+                    return
+                continue
             self.journal.undone(step.name, facts or {})
+
+    def _remark_left(self, step: Step, why: Exception) -> None:
+        """Add to the failure what could not be taken back; where the machine hangs on it, come back first, bounded."""
+        if step.guards_machine and self.journal.record.postponed < self.patience.postponements:
+            self.journal.postponed(str(why))
+            raise TryLater(f"{self.journal.order.machine} could not be put back as it was: {why}")
+        failure = self.journal.record.failure
+        assert failure is not None
+        left = f"{failure.sentence}; and it could not be put back as it was ({step.doing}: {why})"
+        self.journal.failed(failure.code, left)
 
     def _undo(self, step: Step) -> Facts:
         return step.undo(self._facts)

@@ -36,7 +36,8 @@ class Step:
 
     `is_done` is asked when the journal says that the step began but not that it ended: facts where it is done, None
     where it has to be applied (again). `undo` is called, last step first, for whatever began. `code` is reported when
-    the host refuses. A step with `guest_is_down` is tried for as long as it takes: a machine waits for it.
+    the host refuses. A step with `guest_is_down` is tried for as long as it takes: a machine waits for it. Where a step
+    that `guards_machine` cannot be taken back, nothing before it is: it may hold the only copy.
     """
 
     name: str
@@ -46,10 +47,15 @@ class Step:
     is_done: Callable[[Facts], Facts | None] = _not_known
     undo: Callable[[Facts], Facts] = _nothing
     guest_is_down: bool = False
+    guards_machine: bool = False
 
     def undone_by(self, undo: Callable[[Facts], Facts]) -> "Step":
         """The same step with a way back."""
         return replace(self, undo=undo)
+
+    def guarding_machine(self) -> "Step":
+        """The same step, one that the machine's data or memory hangs on."""
+        return replace(self, guards_machine=True)
 
     def while_guest_is_down(self, is_down: bool) -> "Step":
         """The same step, with a machine waiting for it or not."""

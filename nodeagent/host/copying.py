@@ -37,15 +37,19 @@ def copy_file(
     (from_folder, from_name), (to_folder, to_name) = source, target
     making = f"{to_name}.partial"
     to_folder.remove(making)
-    with (
-        from_folder.opened(from_name) as reading,
-        to_folder.opened(making, os.O_RDWR | os.O_CREAT | os.O_EXCL) as writing,
-    ):
-        access.apply(writing)
-        content = _stream(reading, writing, progress)
-        os.fsync(writing)
-        for descriptor in (reading, writing):
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    try:
+        with (
+            from_folder.opened(from_name) as reading,
+            to_folder.opened(making, os.O_RDWR | os.O_CREAT | os.O_EXCL) as writing,
+        ):
+            access.apply(writing)
+            content = _stream(reading, writing, progress)
+            os.fsync(writing)
+            for descriptor in (reading, writing):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    except BaseException:
+        to_folder.remove(making)  # a full disk keeps nothing that nobody needs
+        raise
     to_folder.link_to(making, to_folder, to_name)
     to_folder.remove(making)
     to_folder.sync()

@@ -29,6 +29,7 @@ class View:
     power: Power
     persistent: bool
     stopped_by_itself: bool
+    moved_away: bool
     xml: str
     description: Description
 
@@ -83,7 +84,10 @@ class Hypervisor:
             flags = libvirt.VIR_DOMAIN_XML_SECURE
             xml = domain.XMLDesc(flags)
             persistent = bool(domain.isPersistent())
-        return View(_power(state), persistent, _stopped_by_itself(state, reason), xml, describe(xml))
+            # A panicked guest that is kept has its images open: it is not off.
+            power = Power.PAUSED if state == libvirt.VIR_DOMAIN_CRASHED and domain.isActive() else _power(state)
+        moved = (state, reason) == (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
+        return View(power, persistent, _stopped_by_itself(state, reason), moved, xml, describe(xml))
 
     def save(self, name: str, path: str) -> None:
         """Write a machine's memory to a file and stop it; it is off afterwards."""
@@ -234,8 +238,12 @@ def _power(state: int) -> Power:
 
 
 def _stopped_by_itself(state: int, reason: int) -> bool:
-    """Whether a person or the guest switched it off, rather than a save, a crash or a lost daemon."""
-    wanted = (libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED)
+    """Whether a person, the guest or a migration ended it here, rather than a save, a crash or a lost daemon."""
+    wanted = (
+        libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN,
+        libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED,
+        libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED,
+    )
     return state == libvirt.VIR_DOMAIN_SHUTOFF and reason in wanted
 
 

@@ -78,18 +78,23 @@ class Resuming:
                 raise TryLater(f"{self._order.machine} is still being saved")
             time.sleep(_SAVE_POLL_SECONDS)
 
-    def bring_back(self, _facts: Facts) -> Facts:
-        """Take a save back: the machine runs on from its memory, on its old images; the state file goes."""
+    def bring_back(self, facts: Facts) -> Facts:
+        """Take a save back: the machine runs on from its memory, on its old images; the state file goes.
+
+        Never from its memory once it has run on: its disks are newer then.
+        """
         view = self._look()
         if view is None or not view.is_active:
-            self._restart(view)
+            self._restart(view, is_past="ran_on" in facts or "downtime" in facts)
+        elif view.power is Power.PAUSED and self._order.power is Power.RUNNING:
+            self._host.hypervisor.resume(self._order.machine)
         self._drop_states()
         return NO_FACTS
 
-    def _restart(self, view: View | None) -> None:
+    def _restart(self, view: View | None, *, is_past: bool) -> None:
         hypervisor = self._host.hypervisor
         for candidate in self._order.state_candidates:
-            if self._is_complete(candidate):
+            if not is_past and self._is_complete(candidate):
                 path = str(candidate)
                 hypervisor.restore(path, hypervisor.saved_description(path), self._order.power)
                 return
@@ -105,7 +110,8 @@ class Resuming:
             if self._ran_on():
                 return self._after_it_ran_on(view)
             self._restore_paused(str(facts["state_path"]))
-        self._prove_chain()
+            self._stop_unless_proven()
+        self._refuse_unless_proven()
         if self._order.power is Power.RUNNING:
             self._host.hypervisor.resume(self._order.machine)
         return self._is_up(facts)
@@ -113,7 +119,9 @@ class Resuming:
     def resumed(self, facts: Facts) -> Facts | None:
         """Whether the machine is in the state it was in."""
         view = self._look()
-        return self._is_up(facts) if view is not None and view.power is self._order.power else None
+        if view is None or view.power is not self._order.power or not self._is_proven(view):
+            return None
+        return self._is_up(facts)
 
     def _is_up(self, facts: Facts) -> Facts:
         return {"downtime": max(0.0, self._host.wall_clock() - float(facts["down_at"]))}
@@ -124,17 +132,31 @@ class Resuming:
         chains = {disk.target: str(retain / disk.kept) for disk in self._order.disks}
         hypervisor.restore(state, with_chain(hypervisor.saved_description(state), chains), Power.PAUSED)
 
-    def _prove_chain(self) -> None:
-        """QEMU must have every overlay open over its retained image; else it would read zeros for data."""
+    def _is_proven(self, view: View) -> bool:
+        """Whether QEMU has every overlay open over its retained image; else it would read zeros for data."""
+        chains = {disk.target: disk.chain for disk in view.description.disks}
+        retain = self._order.paths.retain
+        return all(chains.get(disk.target) == (disk.path, str(retain / disk.kept)) for disk in self._order.disks)
+
+    def _stop_unless_proven(self) -> None:
+        """For a machine that was just restored and has not run: it may be stopped, nothing is lost."""
         view = self._look()
         if view is None or not view.is_active:
             raise HostFailure("the machine stopped as soon as it was restored")
-        chains = {disk.target: disk.chain for disk in view.description.disks}
-        for disk in self._order.disks:
-            expected = (disk.path, str(self._order.paths.retain / disk.kept))
-            if chains.get(disk.target) != expected:
-                self._host.hypervisor.destroy(self._order.machine)
-                raise HostFailure(f"{disk.target} came up over {chains.get(disk.target)}, not over {expected}")
+        if not self._is_proven(view):
+            self._host.hypervisor.destroy(self._order.machine)
+            raise HostFailure(
+                "the machine came up over another image chain than its own, and was stopped before it ran"
+            )
+
+    def _refuse_unless_proven(self) -> None:
+        view = self._look()
+        if view is None or not self._is_proven(view):
+            raise Refused(
+                ReturnValue.WRONG_STATE_INFORMATION,
+                f"{self._order.machine} was started by somebody else while it was being saved; "
+                "it is left as it runs now",
+            )
 
     def _ran_on(self) -> bool:
         """Whether the guest wrote to its overlays, so that its saved memory is of the past."""

@@ -11,6 +11,7 @@ counting incomplete sets.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import PurePosixPath
 
 from blake3 import blake3
 
@@ -23,10 +24,11 @@ from nodeagent.operations.pruning import prune
 from nodeagent.order import Order
 from nodeagent.steps import NO_FACTS, Facts, Host, Step, access
 from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
 from vmkeep.contract.paths import MANIFEST_NAME
 
 _PRIVATE = Access(mode=0o600)
-_SECRET_ROLES = ("state", "tpm", "nvram")
+_SECRET_ROLES = ("state", "tpm", "nvram", "xml")  # the XML may hold console passwords
 
 
 def retain(order: Order, host: Host) -> tuple[Step, ...]:
@@ -87,6 +89,7 @@ class _Carrying:
         kept = self._paths.kept_name(name)
         with self._folders() as (source, backup):
             made = self._made(source, name)
+            self._refuse_if_in_use(source, made)
             if source.device == backup.device:
                 content = self._rename(source, backup, made, kept)
             else:
@@ -94,6 +97,22 @@ class _Carrying:
             backup.set_access(kept, _PRIVATE if made.role in _SECRET_ROLES else access(self._order.files))
             backup.sync()
         return {f"{name} size": content.size, f"{name} digest": content.digest}
+
+    def _refuse_if_in_use(self, source: Folder, made: MadeFile) -> None:
+        """A live image that still lies over this one would lose its data with it."""
+        if made.role != "disk" or made.original_path is None:
+            return
+        path = PurePosixPath(made.original_path)
+        try:
+            with open_folder(path.parent, self._host.roots) as images:
+                backing = self._host.images.header(images, path.name).backing_file
+        except FileNotFoundError:
+            return
+        if backing == str(source.path / made.name):
+            raise Refused(
+                ReturnValue.UNMERGED_IMAGE,
+                f"{self._order.machine}: the image {path} still lies over {backing}; merge before retain",
+            )
 
     def _rename(self, source: Folder, backup: Folder, made: MadeFile, kept: str) -> Content:
         """Give it its name in the set. It keeps its old one until the set is published."""

@@ -7,6 +7,7 @@ waits for the directory or the network, and what can be prepared is done before.
 is still empty gets its name back; one that was written to is made whole instead.
 """
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
 
@@ -60,13 +61,16 @@ def _instant(order: Order, swapping: Swapping, resuming: Resuming, firmware: tup
     swap = (
         Step("swap", "put the new images in place", ReturnValue.CANNOT_RENAME_IMAGE, swapping.swap)
         .undone_by(swapping.swap_back)
+        .guarding_machine()
         .while_guest_is_down(_was_active(order))
     )
     if not _was_active(order):
         return (*firmware, swap)
-    save = Step(
-        "save", "save the machine's memory", ReturnValue.CANNOT_SAVE_STATE, resuming.save, resuming.saved
-    ).undone_by(resuming.bring_back)
+    save = (
+        Step("save", "save the machine's memory", ReturnValue.CANNOT_SAVE_STATE, resuming.save, resuming.saved)
+        .undone_by(resuming.bring_back)
+        .guarding_machine()
+    )
     resume = Step(
         "resume", "let the machine run on", ReturnValue.CANNOT_RESTORE_MACHINE, resuming.resume, resuming.resumed
     ).while_guest_is_down(True)
@@ -105,9 +109,11 @@ class _Files:
             view = self._host.hypervisor.look(self._order.machine)
             if view is None:
                 raise HostFailure("libvirt does not know the machine any more")
-            return self._write(self._paths.xml, view.xml)
+            return self._write(self._paths.xml, without_chains(view.xml), _PRIVATE)
         return self._write(
-            self._paths.xml, without_chains(self._host.hypervisor.saved_description(str(facts["state_path"])))
+            self._paths.xml,
+            without_chains(self._host.hypervisor.saved_description(str(facts["state_path"]))),
+            _PRIVATE,
         )
 
     def remove_description(self, _facts: Facts) -> Facts:
@@ -140,6 +146,7 @@ class _Files:
                 content = digest_file(retain, self._paths.state)
                 with retain.opened(self._paths.state) as descriptor:
                     _PRIVATE.apply(descriptor)
+                    os.fsync(descriptor)  # libvirt wrote it
         return {"state_size": content.size, "state_digest": content.digest}
 
     def remove_state(self, _facts: Facts) -> Facts:

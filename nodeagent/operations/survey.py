@@ -75,6 +75,11 @@ class Surveyor:
             }
         )
         self._refuse_used_retain(order)
+        if self._exists(order.paths.backup, f"{MANIFEST_NAME}.{leaf.timestamp}"):
+            raise Refused(
+                ReturnValue.WRONG_STATE_INFORMATION,
+                f"{machine.name}: there is a set of {leaf.timestamp} already in {order.paths.backup}; add a new leaf",
+            )
         require_same_filesystem(order, self.host.roots)
         memory = view.description.memory if view.is_active else 0
         require_room(order, self.host.roots, memory)
@@ -103,7 +108,12 @@ class Surveyor:
             raise Refused(
                 ReturnValue.CANNOT_FIND_MACHINE, f"{leaf.machine}: the directory has no such machine (any more)"
             )
-        check_name(machine.name)
+        if machine.name != leaf.machine:
+            raise Refused(
+                ReturnValue.INVALID_NAME,
+                f"{leaf.machine}: the entry's sstVirtualMachine says {machine.name!r}; "
+                "it must be the value that names the entry, and the only one",
+            )
         return machine
 
     def _order(self, leaf: Leaf, machine: Machine, plan: Plan, mode: Mode, disks: Sequence[tuple[str, str]]) -> Order:
@@ -133,6 +143,11 @@ class Surveyor:
                 ReturnValue.CANNOT_FIND_MACHINE,
                 f"{name}: libvirt on {self.host.node} knows no machine of this name; "
                 "define it there, or correct sstNode",
+            )
+        if view.moved_away:
+            raise Refused(
+                ReturnValue.WRONG_STATE_INFORMATION,
+                f"{name} has moved away from {self.host.node}; set sstNode to the node it runs on now",
             )
         return view
 

@@ -66,6 +66,7 @@ class Swapping:
 
     def swap(self, _facts: Facts) -> Facts:
         """Put every overlay in its place."""
+        self._refuse_if_started_by_another()
         for disk in self._order.disks:
             with self._folders(disk) as (images, retain):
                 if not self._is_swapped(images, disk):
@@ -79,6 +80,16 @@ class Swapping:
         retain.sync()
         images.rename_over(self._new_name(disk), images, name)
         images.sync()
+
+    def _refuse_if_started_by_another(self) -> None:
+        """A machine that was saved is off; one that runs now was started on its old images, and keeps them."""
+        view = self._host.hypervisor.look(self._order.machine)
+        if self._order.power is not Power.OFF and view is not None and view.is_active:
+            raise Refused(
+                ReturnValue.WRONG_STATE_INFORMATION,
+                f"{self._order.machine} was started by somebody else while it was being saved; "
+                "it is left as it runs now",
+            )
 
     def _refuse_if_started_meanwhile(self) -> None:
         """A machine that was off and is started in this very moment may have opened the image that just moved."""
@@ -96,23 +107,29 @@ class Swapping:
             )
 
     def swap_back(self, _facts: Facts) -> Facts:
-        """Give every image its name back; one whose overlay was written to is made whole instead."""
+        """Give every image its name back; one whose overlay was written to is made whole instead.
+
+        The latter is told as `ran_on`: the saved memory is of the past then, and must never be restored.
+        """
+        ran_on = False
         for disk in self._order.disks:
             with self._folders(disk) as (images, retain):
-                self._swap_one_back(images, retain, disk)
-        return NO_FACTS
+                ran_on = self._swap_one_back(images, retain, disk) or ran_on
+        return {"ran_on": True} if ran_on else NO_FACTS
 
-    def _swap_one_back(self, images: Folder, retain: Folder, disk: OrderDisk) -> None:
-        name = PurePosixPath(disk.path).name
+    def _swap_one_back(self, images: Folder, retain: Folder, disk: OrderDisk) -> bool:
+        name, ran_on = PurePosixPath(disk.path).name, False
         if self._is_swapped(images, disk):
             if self._host.images.header(images, name).is_empty and not self._has_opened_overlay(disk):
                 retain.rename_over(disk.kept, images, name)
                 images.sync()
             else:
                 make_whole(self._host, self._order, disk)
+                ran_on = True
         if retain.exists(disk.kept):
             retain.remove(disk.kept)
         retain.sync()
+        return ran_on
 
     def _has_opened_overlay(self, disk: OrderDisk) -> bool:
         """Whether QEMU runs over the overlay now; one started in the moment of the swap may hold the old image."""

@@ -18,6 +18,7 @@ from vmkeep.directory.port import AllOf, Claim, Entry, Equals, Filter, Scope, St
 _LEAF_DN = re.compile(
     rf"ou=([^,\\]+),\s*ou=backup,\s*{Attribute.MACHINE}=((?:\\.|[^,\\])+),\s*ou=virtual machines,", re.IGNORECASE
 )
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _ESCAPED = re.compile(r"((?:\\[0-9A-Fa-f]{2})+)|\\(.)")
 LEAVES = Equals("objectClass", ObjectClass.PROVISIONING)
 STARTING_OR_WORKING = AllOf((LEAVES, Equals(Attribute.STATE, NOW)))
@@ -205,7 +206,7 @@ def _target_order(disk: DirectoryDisk) -> tuple[int, str]:
 
 def _number(entry: Entry, name: str) -> int | None:
     value = entry.first(name)
-    return int(value) if value is not None and value.lstrip("-").isdigit() else None
+    return int(value) if value is not None and _NUMBER.fullmatch(value) else None
 
 
 def _is_backup_subtree(dn: str) -> bool:
