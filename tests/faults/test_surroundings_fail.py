@@ -17,7 +17,7 @@ from lab.waiting import until
 from tests.cluster import sets
 from tests.cluster.plain import Plain, files_below, timestamp
 from tests.conftest import ClusterFactory
-from tests.faults.test_agent_killed import agent
+from tests.faults.test_agent_killed import STEPS, agent
 
 MERGE_LINES, RETAIN_LINES = range(6), range(0, 36, 5)
 
@@ -159,6 +159,50 @@ def test_a_merge_that_was_never_done_is_done_by_the_next_backup(served: Lab, mac
     plain.step(machine.name, forgotten, "merge", "merged")
     plain.step(machine.name, forgotten, "retain", "retained")
     sets.assert_digests(sets.directory_of(machine, forgotten))
+
+
+def test_retain_before_merge_is_refused_and_the_live_image_keeps_its_base(served: Lab, machine: Machine) -> None:
+    plain, leaf = snapshotted(served, machine)
+    plain.ask(machine.name, leaf, "retain")
+    entry = plain.wait(machine.name, leaf, "retained")
+    assert entry["sstProvisioningReturnValue"] == ["104"], entry
+    plain.modify(plain.leaf_dn(machine.name, leaf), "replace sstProvisioningReturnValue 0")
+    plain.step(machine.name, leaf, "merge", "merged")
+    plain.step(machine.name, leaf, "retain", "retained")
+    sets.assert_digests(sets.directory_of(machine, leaf))
+    assert_counts_without_a_gap(served, machine)
+
+
+def test_a_snapshot_asked_for_again_on_a_finished_leaf_is_refused(served: Lab, machine: Machine) -> None:
+    plain = Plain(served)
+    leaf = plain.back_up(machine.name)
+    plain.ask(machine.name, leaf, "snapshot")
+    assert plain.wait(machine.name, leaf, "snapshotted")["sstProvisioningReturnValue"] == ["18"]
+    sets.assert_digests(sets.directory_of(machine, leaf))
+    assert_counts_without_a_gap(served, machine)
+
+
+def test_old_memory_is_never_restored_onto_disks_that_went_on(cluster: ClusterFactory) -> None:
+    """The guest ran on after its snapshot and was switched off; then the snapshot has to be taken back."""
+    lab = cluster(LabOptions(nodes=1, machines=0))
+    machine = lab.add_machine(MachineSpec())
+    plain, leaf = Plain(lab), timestamp()
+    plain.add_leaf(machine.name, leaf)
+    plain.ask(machine.name, leaf, "snapshot")
+    after_resume = 4 * (STEPS.index("resume") + 1) - 1
+    assert agent(machine, after_resume) == -signal.SIGKILL
+    lab.wait_for_count(machine.name, 100, 60)
+    newest = ticks.last_count(machine.serial)
+    machine.node.domain(machine.name).destroy()
+    assert agent(machine, refuse="description") == 0
+    entry = plain.leaf(machine.name, leaf)
+    assert "refused by the test" in entry["vmkeepMessage"][0]
+    assert machine.node.domain(machine.name).state()[0] == libvirt.VIR_DOMAIN_SHUTOFF
+    sets.assert_whole(machine.disks[0])
+    assert ticks.newest_on_disk(machine.disks[0]) >= newest, "what the guest wrote after the snapshot is there"
+    assert files_below(machine.node.retain) == []
+    assert files_below(machine.node.ram) == []
+    lab.down()
 
 
 def test_an_agent_killed_around_every_line_of_merge_and_retain_ends_the_same(cluster: ClusterFactory) -> None:
