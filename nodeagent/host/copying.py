@@ -5,7 +5,9 @@ Called by the operations for what cannot be renamed: memory states from the RAM 
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -13,8 +15,9 @@ from blake3 import blake3
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder
 
-BLOCK = 1 << 20
-_ZEROS = memoryview(bytes(BLOCK))
+_COPY_BLOCK = 8 << 20
+_DIGEST_BLOCK = 1 << 20
+_ZEROS = memoryview(bytes(_DIGEST_BLOCK))
 Progress = Callable[[int], None]
 
 
@@ -33,7 +36,10 @@ def no_progress(_done: int) -> None:
 def copy_file(
     source: tuple[Folder, str], target: tuple[Folder, str], access: Access, progress: Progress = no_progress
 ) -> Content:
-    """Copy one file under a partial name, make it durable, then give it its name. Never over an existing file."""
+    """Copy one file under a partial name, make it durable, then give it its name. Never over an existing file.
+
+    The kernel copies while a second thread takes the digest of the same pages; the source must not change meanwhile.
+    """
     (from_folder, from_name), (to_folder, to_name) = source, target
     making = f"{to_name}.partial"
     to_folder.remove(making)
@@ -43,15 +49,13 @@ def copy_file(
             to_folder.opened(making, os.O_RDWR | os.O_CREAT | os.O_EXCL) as writing,
         ):
             access.apply(writing)
-            content = _stream(reading, writing, progress)
+            content = _copy_and_digest(reading, writing, progress)
             os.fsync(writing)
             for descriptor in (reading, writing):
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    except BaseException:
-        to_folder.remove(making)  # a full disk keeps nothing that nobody needs
-        raise
-    to_folder.link_to(making, to_folder, to_name)
-    to_folder.remove(making)
+        to_folder.link_to(making, to_folder, to_name)
+    finally:
+        to_folder.remove(making)  # also where the disk is full: it keeps nothing that nobody needs
     to_folder.sync()
     return content
 
@@ -59,53 +63,59 @@ def copy_file(
 def digest_file(folder: Folder, name: str, progress: Progress = no_progress) -> Content:
     """Read a file once for its digest."""
     with folder.opened(name) as reading:
-        return _stream(reading, None, progress)
+        return _digest(reading, progress, threading.Event())
 
 
-def _stream(reading: int, writing: int | None, progress: Progress) -> Content:
+def _copy_and_digest(reading: int, writing: int, progress: Progress) -> Content:
+    given_up = threading.Event()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="digest") as reader:
+        digesting = reader.submit(_digest, reading, no_progress, given_up)
+        try:
+            _copy(reading, writing, progress)
+        except BaseException:
+            given_up.set()
+            raise
+        return digesting.result()
+
+
+def _copy(reading: int, writing: int, progress: Progress) -> None:
     size = os.fstat(reading).st_size
-    digest = blake3()
-    if writing is not None:
-        os.ftruncate(writing, size)
-    buffer = memoryview(bytearray(BLOCK))
+    os.ftruncate(writing, size)
     for start, end, is_data in extents(reading, size):
         if is_data:
-            _stream_data(reading, writing, (start, end), digest, buffer, progress)
+            _copy_data(reading, writing, (start, end), progress)
         else:
-            _digest_zeros(digest, end - start)
             progress(end - start)
+
+
+def _copy_data(reading: int, writing: int, extent: tuple[int, int], progress: Progress) -> None:
+    at, end = extent
+    os.lseek(writing, at, os.SEEK_SET)
+    while at < end:
+        copied = os.sendfile(writing, reading, at, min(_COPY_BLOCK, end - at))
+        if not copied:
+            raise HostFailure("the file became shorter while it was being copied")
+        at += copied
+        progress(copied)
+
+
+def _digest(reading: int, progress: Progress, given_up: threading.Event) -> Content:
+    size = os.fstat(reading).st_size
+    digest = blake3()
+    buffer = memoryview(bytearray(_DIGEST_BLOCK))
+    for start, end, is_data in extents(reading, size):
+        at = start
+        while at < end and not given_up.is_set():
+            length = min(_DIGEST_BLOCK, end - at)
+            got = os.preadv(reading, [buffer[:length]], at) if is_data else length
+            if not got:
+                raise HostFailure("the file became shorter while it was being read")
+            digest.update(buffer[:got] if is_data else _ZEROS[:got])
+            at += got
+            progress(got)
     if os.fstat(reading).st_size != size:
         raise HostFailure("the file changed its length while it was being read")
     return Content(size, f"blake3:{digest.hexdigest()}")
-
-
-def _stream_data(
-    reading: int, writing: int | None, extent: tuple[int, int], digest: blake3, buffer: memoryview, progress: Progress
-) -> None:
-    at, end = extent
-    while at < end:
-        got = os.preadv(reading, [buffer[: min(BLOCK, end - at)]], at)
-        if not got:
-            raise HostFailure("the file became shorter while it was being read")
-        block = buffer[:got]
-        digest.update(block)
-        if writing is not None:
-            _write_all(writing, block, at)
-        at += got
-        progress(got)
-
-
-def _write_all(writing: int, block: memoryview, at: int) -> None:
-    while block:
-        wrote = os.pwrite(writing, block, at)
-        block, at = block[wrote:], at + wrote
-
-
-def _digest_zeros(digest: blake3, length: int) -> None:
-    while length:
-        step = min(length, BLOCK)
-        digest.update(_ZEROS[:step])
-        length -= step
 
 
 def extents(descriptor: int, size: int) -> Iterator[tuple[int, int, bool]]:

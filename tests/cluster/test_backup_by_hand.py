@@ -1,6 +1,7 @@
 """Plain LDAP clients drive whole backups, without any controller, for machines of every kind."""
 
 import stat
+import subprocess
 
 import libvirt
 import pytest
@@ -166,3 +167,18 @@ def test_the_merge_keeps_to_the_bandwidth_of_the_plan(agents: Lab, plain: Plain)
     times = dict(value.split(": ") for value in entry["sstProvisioningExecutionTime"])
     assert float(times["merge"]) > 24 / 8 * 0.6
     plain.step(machine.name, leaf, "retain", "retained")
+
+
+def test_a_backup_root_on_another_filesystem_gets_a_copy_and_nothing_stays_in_retain(agents: Lab, plain: Plain) -> None:
+    machine = agents.add_machine(MachineSpec(disks=2))
+    other = machine.node.folder / "other"
+    other.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", str(other)], check=True)
+    try:
+        plain.add_backup_subtree(machine.name, sstBackupRootDirectory=f"file://{other}")
+        leaf = plain.back_up(machine.name)
+        vmtype, pool = machine.disks[0].relative_to(machine.node.images).parts[:2]
+        sets.assert_digests(other / vmtype / pool / machine.name / leaf)
+        assert_nothing_left(machine, leaf)
+    finally:
+        subprocess.run(["umount", str(other)], check=True)
