@@ -91,7 +91,8 @@ def test_our_own_class_demands_nothing_and_allows_every_attribute_of_ours() -> N
 
     assert " AUXILIARY " in own
     assert " MUST " not in own
-    assert set(allowed) == {name for name in Attribute if name.startswith("vmkeep")}
+    ours = {name for name in Attribute if name.startswith("vmkeep")}
+    assert set(allowed) == ours | {Attribute.RESTORE_WITHOUT_STATE}, "a leaf may also say how it is restored"
 
 
 def test_slapd_reads_the_conf_form(tmp_path: Path) -> None:

@@ -10,11 +10,29 @@ NOW = "0"  # sstProvisioningState beside an imperative: start
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What an admin asks of a restore or a deletion beyond its mode; attributes of the leaf.
+
+    `disks` are targets to bring back alone (none: the whole machine). `original` is the name of the machine whose set
+    is restored under this leaf's machine. `without_state` None: as the plan says.
+    """
+
+    disks: tuple[str, ...] = ()
+    original: str = ""
+    isolated: bool = False
+    keep_mac: bool = False
+    keep_old: bool = False
+    without_state: bool | None = None
+    delete_last: bool = False
+
+
+@dataclass(frozen=True)
 class Leaf:
     """One backup (or restore) of one machine. Times UTC, sizes in bytes, durations in seconds.
 
     `execution_times` are the raw values (`snapshot: 5.108`); `raw_mode` is kept beside `mode` because a claim must name
-    the value exactly as it stands.
+    the value exactly as it stands. `conflicts` is JSON; `entry` and `entry_before` are LDIF, of the machine's entry as
+    it is to be and as it was before a restore.
     """
 
     dn: str
@@ -33,6 +51,11 @@ class Leaf:
     consistency: str = ""
     size: int | None = None
     set_directory: str = ""
+    manifest_digest: str = ""
+    conflicts: str = ""
+    entry: str = ""
+    entry_before: str = ""
+    wishes: Wishes = Wishes()
     has_leaf_class: bool = False
 
     @property

@@ -147,7 +147,13 @@ TABLE: tuple[Row, ...] = (
         Kind.TERMINAL,
         Actor.CONTROLLER,
         Circle.BACKUP,
-        (_M.RETAINED, _M.RESTORED, _M.UNRETAINED_SMALL_FILES, _M.SNAPSHOT, _M.INITIALIZED),
+        (
+            *(_M.RETAINED, _M.RESTORED, _M.SNAPSHOT, _M.INITIALIZED),
+            # backing out: nothing of the machine was touched, or it failed and was put back
+            *(_M.UNRETAIN_SMALL_FILES, _M.UNRETAINING_SMALL_FILES, _M.UNRETAINED_SMALL_FILES),
+            *(_M.UNRETAIN_LARGE_FILES, _M.UNRETAINING_LARGE_FILES, _M.UNRETAINED_LARGE_FILES),
+            *(_M.RESTORING, _M.DELETING),
+        ),
         Restart.NOTHING,
         "the end; with return value 0 a good backup",
     ),

@@ -64,6 +64,15 @@ class Attribute(StrEnum):
     SET_DIRECTORY = "vmkeepSetDirectory"
     MANIFEST_DIGEST = "vmkeepManifestDigest"
     ATTEMPTS = "vmkeepAttempts"
+    CONFLICTS = "vmkeepConflicts"
+    ENTRY = "vmkeepEntry"
+    ENTRY_BEFORE = "vmkeepEntryBefore"
+    RESTORE_DISK = "vmkeepRestoreDisk"
+    RESTORE_FROM = "vmkeepRestoreFrom"
+    RESTORE_ISOLATED = "vmkeepRestoreIsolated"
+    RESTORE_KEEP_MAC = "vmkeepRestoreKeepMac"
+    KEEP_OLD = "vmkeepKeepOld"
+    DELETE_LAST = "vmkeepDeleteLast"
 
 
 class ObjectClass(StrEnum):
@@ -90,6 +99,15 @@ OIDS: dict[str, str] = {
     Attribute.SET_DIRECTORY: f"{VMKEEP_ARC}.1.7",
     Attribute.MANIFEST_DIGEST: f"{VMKEEP_ARC}.1.8",
     Attribute.ATTEMPTS: f"{VMKEEP_ARC}.1.9",
+    Attribute.CONFLICTS: f"{VMKEEP_ARC}.1.10",
+    Attribute.ENTRY: f"{VMKEEP_ARC}.1.11",
+    Attribute.ENTRY_BEFORE: f"{VMKEEP_ARC}.1.12",
+    Attribute.RESTORE_DISK: f"{VMKEEP_ARC}.1.13",
+    Attribute.RESTORE_FROM: f"{VMKEEP_ARC}.1.14",
+    Attribute.RESTORE_ISOLATED: f"{VMKEEP_ARC}.1.15",
+    Attribute.RESTORE_KEEP_MAC: f"{VMKEEP_ARC}.1.16",
+    Attribute.KEEP_OLD: f"{VMKEEP_ARC}.1.17",
+    Attribute.DELETE_LAST: f"{VMKEEP_ARC}.1.18",
     ObjectClass.LEAF: f"{VMKEEP_ARC}.2.1",
 }
 _SST_NUMBERS = {

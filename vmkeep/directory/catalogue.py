@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from vmkeep.contract.leaf import NOW, Leaf
+from vmkeep.contract.leaf import NOW, Leaf, Wishes
 from vmkeep.contract.machine import DirectoryDisk, Machine
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute, ObjectClass, Tree
@@ -170,8 +170,31 @@ def leaf_of(entry: Entry) -> Leaf | None:
         consistency=entry.first(Attribute.CONSISTENCY) or "",
         size=_number(entry, Attribute.SIZE),
         set_directory=entry.first(Attribute.SET_DIRECTORY) or "",
+        manifest_digest=entry.first(Attribute.MANIFEST_DIGEST) or "",
+        conflicts=entry.first(Attribute.CONFLICTS) or "",
+        entry=entry.first(Attribute.ENTRY) or "",
+        entry_before=entry.first(Attribute.ENTRY_BEFORE) or "",
+        wishes=_wishes(entry),
         has_leaf_class=entry.has_class(ObjectClass.LEAF),
     )
+
+
+def _wishes(entry: Entry) -> Wishes:
+    return Wishes(
+        disks=entry.all(Attribute.RESTORE_DISK),
+        original=entry.first(Attribute.RESTORE_FROM) or "",
+        isolated=_is_true(entry, Attribute.RESTORE_ISOLATED),
+        keep_mac=_is_true(entry, Attribute.RESTORE_KEEP_MAC),
+        keep_old=_is_true(entry, Attribute.KEEP_OLD),
+        without_state=_is_true(entry, Attribute.RESTORE_WITHOUT_STATE)
+        if entry.first(Attribute.RESTORE_WITHOUT_STATE)
+        else None,
+        delete_last=_is_true(entry, Attribute.DELETE_LAST),
+    )
+
+
+def _is_true(entry: Entry, name: str) -> bool:
+    return (entry.first(name) or "").upper() == "TRUE"
 
 
 def unescape_rdn(text: str) -> str:
@@ -196,7 +219,7 @@ def _disk(entry: Entry) -> DirectoryDisk:
         target=entry.first(Attribute.DISK) or "",
         source=entry.first(Attribute.SOURCE_FILE),
         device=(entry.first(Attribute.DEVICE) or "disk").casefold(),
-        readonly=(entry.first(Attribute.READONLY) or "").upper() == "TRUE",
+        readonly=_is_true(entry, Attribute.READONLY),
     )
 
 
