@@ -2,10 +2,7 @@
 
 import os
 import random
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -18,19 +15,21 @@ from controller.report import NONE_FINISHED, exit_code, line, summary
 from controller.run import Choice, Fate, Started, choose, start
 from controller.waiting import Run
 from vmkeep.contract.codes import ReturnValue
-from vmkeep.contract.errors import Refused, TryLater
-from vmkeep.contract.names import Tree
-from vmkeep.directory import open_store
 from vmkeep.directory.catalogue import Catalogue
-from vmkeep.service import logs, settings
+from vmkeep.service import logs
+from vmkeep.service.command import INTERRUPTED, Program, opened
 from vmkeep.service.daemonize import daemonized
-from vmkeep.service.loop import Loop, Pace, TooManyBugs, signals
+from vmkeep.service.loop import Loop, Pace, signals
 from vmkeep.service.metrics import Metrics
 from vmkeep.service.readiness import Readiness
-from vmkeep.service.settings import ControllerSettings, SettingsError
+from vmkeep.service.settings import CONTROLLER_FILE, ControllerSettings
 
-USAGE = 2
-INTERRUPTED = 128  # plus the signal's number, as shells have it
+PROGRAM = Program(
+    "vmkeep-controller",
+    ControllerSettings,
+    CONTROLLER_FILE,
+    interrupted="interrupted; leaves that were added are taken on by `serve` or the next run",
+)
 
 app = typer.Typer(
     help="Backs up the machines of the cluster: adds a leaf for each and moves it from mode to mode.",
@@ -39,9 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-SettingsFile: TypeAlias = Annotated[
-    Path | None, typer.Option("--settings", metavar="FILE", help=f"settings; default {settings.CONTROLLER_FILE}")
-]
+SettingsFile: TypeAlias = Annotated[Path | None, PROGRAM.settings_option()]
 Machines: TypeAlias = Annotated[
     list[str] | None, typer.Argument(metavar="[MACHINE]...", help="names, as sstVirtualMachine has them")
 ]
@@ -65,9 +62,9 @@ def run(
     settings_file: SettingsFile = None,
 ) -> None:
     """Back up machines and wait for them; for cron. Exit 0: all finished, 3: some, 1: none, 2: usage."""
-    with told():
+    with PROGRAM.told():
         names = _names(machines, everything)
-        chosen = _settings(context, settings_file)
+        chosen = PROGRAM.settings(context, settings_file)
         raise typer.Exit(_run(chosen, names, chosen.run_timeout_seconds if timeout is None else timeout))
 
 
@@ -79,8 +76,8 @@ def serve(
     settings_file: SettingsFile = None,
 ) -> None:
     """Move whatever is in flight, until stopped. Starts no backup by itself."""
-    with told():
-        chosen = _settings(context, settings_file)
+    with PROGRAM.told():
+        chosen = PROGRAM.settings(context, settings_file)
         with daemonized(daemon, pidfile, chosen.logs):
             _serve(chosen)
 
@@ -93,19 +90,19 @@ def plan(
     settings_file: SettingsFile = None,
 ) -> None:
     """Print what a run would write now, as LDIF, and write nothing."""
-    with told():
+    with PROGRAM.told():
         names = _names(machines, everything)
-        chosen = _settings(context, settings_file)
-        with _catalogue(chosen) as catalogue:
+        chosen = PROGRAM.settings(context, settings_file)
+        with opened(chosen.directory) as catalogue:
             _print_plan(catalogue, chosen, names)
 
 
 @app.command()
 def check(context: typer.Context, settings_file: SettingsFile = None) -> None:
     """Look whether settings, directory, schema and tree are well. Exit 0: all well, 1: something is missing."""
-    with told():
-        chosen = _settings(context, settings_file)
-        with _catalogue(chosen) as catalogue:
+    with PROGRAM.told():
+        chosen = PROGRAM.settings(context, settings_file)
+        with opened(chosen.directory) as catalogue:
             findings = []
             for finding in check_directory(catalogue):
                 findings.append(finding)
@@ -113,33 +110,17 @@ def check(context: typer.Context, settings_file: SettingsFile = None) -> None:
         raise typer.Exit(0 if all(finding.is_well for finding in findings) else NONE_FINISHED)
 
 
-@contextmanager
-def told() -> Iterator[None]:
-    """Errors in one sentence on stderr, with an exit code; no traceback."""
-    try:
-        yield
-    except SettingsError as why:
-        _say_error(why.sentence)
-        raise typer.Exit(USAGE) from None
-    except (Refused, TryLater, TooManyBugs) as why:
-        _say_error(str(why))
-        raise typer.Exit(NONE_FINISHED) from None
-    except KeyboardInterrupt:
-        _say_error("interrupted; leaves that were added are taken on by `serve` or the next run")
-        raise typer.Exit(INTERRUPTED + signal.SIGINT) from None
-
-
 def main() -> None:
     """Entry point of the script."""
-    app(prog_name="vmkeep-controller")
+    app(prog_name=PROGRAM.name)
 
 
 def _run(chosen: ControllerSettings, names: list[str] | None, timeout: float) -> int:
     # Cron mails whatever is printed: the lines of the machines say it all, the log only what is odd.
     quiet = chosen.logs.model_copy(update={"level": "debug" if chosen.logs.level == "debug" else "warning"})
-    log = logs.configure(quiet, "vmkeep-controller")
+    log = logs.configure(quiet, PROGRAM.name)
     bounds = bounds_of(chosen)
-    with _catalogue(chosen) as catalogue:
+    with opened(chosen.directory) as catalogue:
         choices = choose(catalogue, names)
         if not choices:
             print(f"there is no machine below {catalogue.tree.machines}: is the suffix in the settings right?")
@@ -158,10 +139,10 @@ def _run(chosen: ControllerSettings, names: list[str] | None, timeout: float) ->
 
 
 def _serve(chosen: ControllerSettings) -> None:
-    log = logs.configure(chosen.logs, "vmkeep-controller")
+    log = logs.configure(chosen.logs, PROGRAM.name)
     metrics = Metrics()
     metrics.listen(chosen.metrics)
-    with _catalogue(chosen) as catalogue:
+    with opened(chosen.directory) as catalogue:
         cycle = Cycle(catalogue, bounds_of(chosen), log, metrics)
         loop = Loop(cycle.turn_and_wait, Pace(chosen.reconcile_seconds), log, Readiness.of(os.environ))
         with catalogue.store.watch(catalogue.tree.machines, NOT_ENDED, loop.wake) as watcher, signals(loop):
@@ -195,22 +176,3 @@ def _names(machines: list[str] | None, everything: bool) -> list[str] | None:
     if bool(machines) == everything:
         raise typer.BadParameter("name the machines, or say --all (one of the two)")
     return None if everything else machines
-
-
-def _settings(context: typer.Context, after_command: Path | None) -> ControllerSettings:
-    before_command: Path | None = context.obj
-    return settings.load(ControllerSettings, after_command or before_command or settings.CONTROLLER_FILE)
-
-
-@contextmanager
-def _catalogue(chosen: ControllerSettings) -> Iterator[Catalogue]:
-    store = open_store(chosen.directory)
-    try:
-        yield Catalogue(store, Tree(chosen.directory.suffix))
-    finally:
-        store.close()
-
-
-def _say_error(sentence: str) -> None:
-    for one in sentence.splitlines():
-        typer.echo(f"vmkeep-controller: {one}", err=True)

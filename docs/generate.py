@@ -19,6 +19,7 @@ from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.modes import TABLE, Circle, Kind, Row
 from vmkeep.contract.names import OIDS, Attribute, ObjectClass
 from vmkeep.service import settings
+from vmkeep.service.command import ERROR, USAGE
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -245,7 +246,7 @@ def _exit_codes() -> Iterator[str]:
             "every machine that is not left out is finished; also when all are left out on purpose",
         ),
         (str(report.NONE_FINISHED), "none is finished; there is no machine at all; or the directory cannot be reached"),
-        (str(controller_cli.USAGE), "wrong usage, or settings that cannot be used"),
+        (str(USAGE), "wrong usage, or settings that cannot be used"),
         (str(report.SOME_FAILED), "some are finished, others failed or still in flight"),
         ("130, 143", "interrupted, terminated: what is in flight is taken on by `serve` or the next run"),
     ]
@@ -264,8 +265,8 @@ def _status_notes() -> Iterator[str]:
     yield "\n#### Exit codes of `vmkeep status`\n"
     rows = [
         ("0", "no machine shown stands at `failed`"),
-        (str(console_cli.ERROR), "the directory cannot be reached, or has no machine of that name"),
-        (str(console_cli.USAGE), "wrong usage, or settings that cannot be used"),
+        (str(ERROR), "the directory cannot be reached, or has no machine of that name"),
+        (str(USAGE), "wrong usage, or settings that cannot be used"),
         (str(console_cli.SOME_FAILED), "at least one machine shown stands at `failed`"),
     ]
     yield from _table(("code", "meaning"), rows)

@@ -6,51 +6,50 @@ serve runs until stopped, once does what is there and ends, check looks only.
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import structlog
 import typer
 
 from nodeagent.assembly import Assembly, assemble, findings
-from vmkeep.contract.errors import Refused, TryLater
+from vmkeep.service.command import Program
 from vmkeep.service.daemonize import daemonized
 from vmkeep.service.logs import configure
 from vmkeep.service.loop import Loop, Pace, signals
 from vmkeep.service.readiness import Readiness
-from vmkeep.service.settings import NODE_AGENT_FILE, NodeAgentSettings, load
+from vmkeep.service.settings import NODE_AGENT_FILE, NodeAgentSettings
 
 _STOP_SECONDS = 10.0
-_DONE, _NOT_WELL, _USAGE = 0, 1, 2
+_DONE, _NOT_WELL = 0, 1
+
+PROGRAM = Program("vmkeep-nodeagent", NodeAgentSettings, NODE_AGENT_FILE)
 
 app = typer.Typer(help="Backs up and restores the machines of this node.", no_args_is_help=True, add_completion=False)
-SettingsOption = Annotated[Path | None, typer.Option("--settings", help=f"settings file; default {NODE_AGENT_FILE}")]
+SettingsFile: TypeAlias = Annotated[Path | None, PROGRAM.settings_option()]
 
 
 @app.callback()
-def common(context: typer.Context, settings: SettingsOption = None) -> None:
+def common(context: typer.Context, settings_file: SettingsFile = None) -> None:
     """Remember the settings file for the command that follows."""
-    context.obj = settings
+    context.obj = settings_file
 
 
 @app.command()
 def serve(
     context: typer.Context,
-    settings: SettingsOption = None,
+    settings_file: SettingsFile = None,
     daemon: Annotated[bool, typer.Option("--daemon", help="go to the background, for hosts without systemd")] = False,
     pidfile: Annotated[Path | None, typer.Option(help="where a daemon writes its process number")] = None,
 ) -> None:
     """Watch for work and do it until stopped; unfinished work is gone on with first."""
-    chosen = _settings(context, settings)
-    try:
+    with PROGRAM.told():
+        chosen = PROGRAM.settings(context, settings_file)
         with daemonized(daemon, pidfile, chosen.logs):
             _serve(chosen)
-    except Refused as why:
-        _say(why.sentence)
-        raise typer.Exit(_USAGE) from None
 
 
 def _serve(settings: NodeAgentSettings) -> None:
-    log = configure(settings.logs, "vmkeep-nodeagent")
+    log = configure(settings.logs, PROGRAM.name)
     wakes: list[Loop] = []
     assembly = assemble(settings, lambda: wakes[0].wake() if wakes else None)
     loop = Loop(assembly.agent.cycle, Pace(settings.reconcile_seconds), log, Readiness.of(os.environ))
@@ -68,20 +67,23 @@ def _serve(settings: NodeAgentSettings) -> None:
 
 
 @app.command()
-def once(context: typer.Context, settings: SettingsOption = None) -> None:
+def once(context: typer.Context, settings_file: SettingsFile = None) -> None:
     """Do everything that waits for this node now, and end."""
-    chosen = _settings(context, settings)
-    configure(chosen.logs, "vmkeep-nodeagent")
-    assembly = assemble(chosen, lambda: None)
+    with PROGRAM.told():
+        chosen = PROGRAM.settings(context, settings_file)
+        configure(chosen.logs, PROGRAM.name)
+        left = _once(chosen)
+        if left:
+            PROGRAM.say_error(f"not finished, to be gone on with by the next call: {', '.join(left)}")
+            raise typer.Exit(_NOT_WELL)
+
+
+def _once(settings: NodeAgentSettings) -> list[str]:
+    """Work until nothing is left to do; returns the journals that are left."""
+    assembly = assemble(settings, lambda: None)
     try:
         _until_nothing_is_left(assembly)
-        left = [journal.path.name for journal in assembly.shop.journals.all()]
-        if left:
-            _say(f"not finished, to be gone on with by the next call: {', '.join(left)}")
-            raise typer.Exit(_NOT_WELL)
-    except TryLater as why:
-        _say(str(why))
-        raise typer.Exit(_NOT_WELL) from None
+        return [journal.path.name for journal in assembly.shop.journals.all()]
     finally:
         assembly.close()
 
@@ -94,32 +96,20 @@ def _until_nothing_is_left(assembly: Assembly) -> None:
 
 
 @app.command()
-def check(context: typer.Context, settings: SettingsOption = None) -> None:
+def check(context: typer.Context, settings_file: SettingsFile = None) -> None:
     """Look whether directory, libvirt, qemu-img and the roots answer; touch nothing."""
-    chosen = _settings(context, settings)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))
-    assembly = assemble(chosen, lambda: None)
-    try:
-        found = findings(assembly)
-    finally:
-        assembly.close()
+    with PROGRAM.told():
+        assembly = assemble(PROGRAM.settings(context, settings_file), lambda: None)
+        try:
+            found = findings(assembly)
+        finally:
+            assembly.close()
     for what, finding, is_well in found:
         print(f"{'well' if is_well else 'NOT WELL':9} {what}: {finding}")
     raise typer.Exit(_DONE if all(is_well for *_, is_well in found) else _NOT_WELL)
 
 
-def _settings(context: typer.Context, given: Path | None) -> NodeAgentSettings:
-    try:
-        return load(NodeAgentSettings, given or context.obj or NODE_AGENT_FILE)
-    except Refused as why:
-        _say(why.sentence)
-        raise typer.Exit(_USAGE) from None
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
-
-
 def main() -> None:
     """Entry point of the script."""
-    app()
+    app(prog_name=PROGRAM.name)

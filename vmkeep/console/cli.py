@@ -2,8 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -16,18 +15,15 @@ from vmkeep.console.reading import Reading, read_all, read_one
 from vmkeep.console.status import Standing, Status, statuses, to_json
 from vmkeep.console.tables import plan_table, status_lines, status_table, summary
 from vmkeep.contract.codes import ReturnValue
-from vmkeep.contract.errors import Refused, TryLater
+from vmkeep.contract.errors import Refused
 from vmkeep.contract.machine import check_name
-from vmkeep.contract.names import Tree
 from vmkeep.contract.plan import is_excluded, resolve
-from vmkeep.directory import open_store
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.survey import survey_one
-from vmkeep.service import settings
-from vmkeep.service.settings import ConsoleSettings, SettingsError
+from vmkeep.service.command import Program, opened
+from vmkeep.service.settings import CONSOLE_FILE, ConsoleSettings
 
-ERROR = 1
-USAGE = 2
+PROGRAM = Program("vmkeep", ConsoleSettings, CONSOLE_FILE)
 SOME_FAILED = 3
 _WIDTH_WITHOUT_TERMINAL = 240
 
@@ -38,9 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-SettingsFile: TypeAlias = Annotated[
-    Path | None, typer.Option("--settings", metavar="FILE", help=f"settings; default {settings.CONSOLE_FILE}")
-]
+SettingsFile: TypeAlias = Annotated[Path | None, PROGRAM.settings_option()]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="for programs; the shape is in the reference")]
 
 
@@ -58,7 +52,7 @@ def status(
     settings_file: SettingsFile = None,
 ) -> None:
     """Show last success, age, size, downtime, what is running and what failed. Exit 0, or 3 when a machine failed."""
-    with _told(), _catalogue(context, settings_file) as catalogue:
+    with PROGRAM.told(), opened(PROGRAM.settings(context, settings_file).directory) as catalogue:
         reading = read_all(catalogue) if machine is None else _one(catalogue, machine)
         found = statuses(reading.machines, reading.leaves, datetime.now(UTC))
         _print_json(found) if as_json else _print_table(found)
@@ -73,7 +67,7 @@ def plan(
     settings_file: SettingsFile = None,
 ) -> None:
     """Show a machine's effective backup plan, and where each value comes from."""
-    with _told(), _catalogue(context, settings_file) as catalogue:
+    with PROGRAM.told(), opened(PROGRAM.settings(context, settings_file).directory) as catalogue:
         found = survey_one(catalogue, check_name(machine))
         if found is None:
             raise _unknown(catalogue, machine)
@@ -92,7 +86,7 @@ def plan(
 
 def main() -> None:
     """Entry point of the script."""
-    app(prog_name="vmkeep")
+    app(prog_name=PROGRAM.name)
 
 
 def _one(catalogue: Catalogue, machine: str) -> Reading:
@@ -118,32 +112,3 @@ def _print_table(found: Sequence[Status]) -> None:
     else:
         print("\n".join(status_lines(found)))
     print(summary(found))
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Errors in one sentence on stderr, with an exit code; no traceback."""
-    try:
-        yield
-    except SettingsError as why:
-        _say_error(why.sentence)
-        raise typer.Exit(USAGE) from None
-    except (Refused, TryLater) as why:
-        _say_error(str(why))
-        raise typer.Exit(ERROR) from None
-
-
-@contextmanager
-def _catalogue(context: typer.Context, after_command: Path | None) -> Iterator[Catalogue]:
-    before_command: Path | None = context.obj
-    chosen = settings.load(ConsoleSettings, after_command or before_command or settings.CONSOLE_FILE)
-    store = open_store(chosen.directory)
-    try:
-        yield Catalogue(store, Tree(chosen.directory.suffix))
-    finally:
-        store.close()
-
-
-def _say_error(sentence: str) -> None:
-    for one in sentence.splitlines():
-        typer.echo(f"vmkeep: {one}", err=True)
