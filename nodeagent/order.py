@@ -9,8 +9,9 @@ from pathlib import PurePosixPath
 from pydantic import BaseModel, ConfigDict
 
 from vmkeep.contract.machine import Power
+from vmkeep.contract.manifest import Role
 from vmkeep.contract.modes import Mode
-from vmkeep.contract.paths import SetPaths, set_paths
+from vmkeep.contract.paths import SetPaths
 
 
 class _Frozen(BaseModel):
@@ -42,8 +43,41 @@ class Firmware(_Frozen):
     kept: str
 
 
+class SavedFile(_Frozen):
+    """One file of a set that is restored: its names in the set and in retain, size in bytes, digest of the manifest."""
+
+    role: Role
+    name: str
+    kept: str
+    size: int
+    digest: str
+    target: str | None = None
+    original_path: str | None = None
+
+
+class Restoring(_Frozen):
+    """What a restore goes by: the set, and what the machine is to become.
+
+    `xml` and `ldif` are the texts as checked, `old_xml` the machine's definition before ("": libvirt knew none).
+    `conflicts` is JSON, `report` the same for people. `state_file` is the name of the memory in retain, "" where the
+    machine does without; `starts` says whether it is started then. `alone` means single disks of a machine that is off.
+    """
+
+    set_directory: str
+    files: tuple[SavedFile, ...] = ()
+    xml: str = ""
+    ldif: str = ""
+    old_xml: str = ""
+    conflicts: str = ""
+    report: str = ""
+    state_file: str = ""
+    starts: bool = False
+    becomes: Power = Power.OFF
+    alone: bool = False
+
+
 class Order(_Frozen):
-    """One operation on one machine."""
+    """One operation on one machine. `place` is (vmtype, storage pool), the two directories above the machine's."""
 
     leaf_dn: str
     machine: str
@@ -55,7 +89,7 @@ class Order(_Frozen):
     firmware: tuple[Firmware, ...] = ()
     retain_root: str
     backup_root: str
-    image_roots: tuple[str, ...]
+    place: tuple[str, str]
     ram_disk: str | None = None
     files: Ownership = Ownership()
     directories: Ownership = Ownership()
@@ -67,12 +101,25 @@ class Order(_Frozen):
     started_at: float = 0.0
     ldif: str = ""
     warning: str = ""
+    restoring: Restoring | None = None
 
     @property
     def paths(self) -> SetPaths:
         """Where the set lies, in retain and in the backup directory."""
-        disks = [(disk.target, disk.path) for disk in self.disks]
-        return set_paths(self.machine, self.timestamp, disks, (self.retain_root, self.backup_root), self.image_roots)
+        return SetPaths(
+            PurePosixPath(self.retain_root),
+            PurePosixPath(self.backup_root),
+            self.place,
+            self.machine,
+            self.timestamp,
+            tuple((disk.target, disk.kept) for disk in self.disks),
+        )
+
+    @property
+    def set(self) -> Restoring:
+        """What a restore goes by; only orders of a restore have it."""
+        assert self.restoring is not None, f"{self.mode} restores nothing"
+        return self.restoring
 
     @property
     def state_candidates(self) -> tuple[PurePosixPath, ...]:

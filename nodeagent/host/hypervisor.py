@@ -114,6 +114,50 @@ class Hypervisor:
         with self._connected() as connection:
             connection.restoreFlags(path, xml, flags)
 
+    def definition(self, name: str) -> str:
+        """The XML a machine would be started from next time; "" where libvirt knows none, or only one that runs."""
+        with self._connected() as connection:
+            domain = _lookup(connection, name)
+            if domain is None or not domain.isPersistent():
+                return ""
+            return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+    def define(self, xml: str) -> None:
+        """Make this the machine's definition, whether or not libvirt knows the machine already."""
+        with self._connected() as connection:
+            connection.defineXML(xml)
+
+    def undefine(self, name: str) -> None:
+        """Forget a machine that is off; its NVRAM and TPM files stay. Nothing where libvirt knows none."""
+        flags = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM
+        with self._connected() as connection:
+            domain = _lookup(connection, name)
+            if domain is not None:
+                domain.undefineFlags(flags)
+
+    def has_managed_save(self, name: str) -> bool:
+        """Whether libvirt holds a memory of the machine that its next start would go on from."""
+        with self._connected() as connection:
+            domain = _lookup(connection, name)
+            return domain is not None and bool(domain.hasManagedSaveImage(0))
+
+    def name_of_uuid(self, uuid: str) -> str:
+        """The name of the machine with this UUID, "" where there is none."""
+        with self._connected() as connection:
+            try:
+                return str(connection.lookupByUUIDString(uuid).name())
+            except libvirt.libvirtError as why:
+                if why.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return ""
+                raise
+
+    def disks_of_others(self, name: str) -> dict[str, str]:
+        """Image path → machine, for every disk of every machine but this one."""
+        with self._connected() as connection:
+            others = [domain.XMLDesc(0) for domain in connection.listAllDomains(0) if domain.name() != name]
+        found = [describe(xml) for xml in others]
+        return {path: other.name for other in found for disk in other.disks for path in disk.chain}
+
     def start(self, name: str, *, paused: bool = False) -> None:
         """Start a machine that is off."""
         with self._connected() as connection:

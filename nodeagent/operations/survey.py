@@ -129,7 +129,7 @@ class Surveyor:
             disks=tuple(OrderDisk(target=target, path=path, kept=paths.disk(target)) for target, path in disks),
             retain_root=plan.retain_root,
             backup_root=plan.backup_root,
-            image_roots=self.rules.image_roots,
+            place=paths.parts,
             files=_ownership(machine.name, plan, of_directories=False),
             directories=_ownership(machine.name, plan, of_directories=True),
             bandwidth=plan.bandwidth_merge,

@@ -27,7 +27,7 @@ ORDER = Order(
     disks=(OrderDisk(target="vda", path="/i/vm-persistent/p/d.qcow2", kept="d.qcow2"),),
     retain_root="/r",
     backup_root="/b",
-    image_roots=("/i",),
+    place=("vm-persistent", "p"),
 )
 
 

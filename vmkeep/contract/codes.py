@@ -73,6 +73,7 @@ class ReturnValue(IntEnum):
     UNMERGED_IMAGE = 104, "disk image still names a backing file"
     CONFIGURATION_UNREADABLE = 105, "the plan holds a value that cannot be read"
     GUEST_STOPPED = 106, "the machine stopped while it was being backed up"
+    DESCRIPTION_NOT_ALLOWED = 107, "the description holds what is not allowed here"
 
 
 def meaning_of(number: int) -> str:
