@@ -28,6 +28,11 @@ TARGETS = {
     "emptyplan": TREE.machine_plan("empty"),
     "devices": f"ou=devices,{MACHINE}",
     "disk": f"sstDisk=vda,ou=devices,{MACHINE}",
+    "emptydevices": f"ou=devices,{TREE.machine('empty')}",
+    "aside": f"ou=aside,{TREE.machine_plan('machine-01')}",  # an admin's own entry beside the leaves
+    "foreign": TREE.machine("foreign"),  # a machine of the other node
+    "foreignleaf": TREE.leaf("foreign", TIMESTAMP),
+    "foreignplan": TREE.machine_plan("foreign"),
     "machines": TREE.machines,
     "pool": f"sstVirtualMachinePool=pool-01,{TREE.pools}",
     "poolplan": TREE.pool_plan("pool-01"),
@@ -109,10 +114,17 @@ def _entries_of_the_tree() -> Iterator[str]:
     yield entry.replace("machine-01", "bare")
     yield entry.replace("machine-01", "empty")
     plan = "objectClass: organizationalUnit\nobjectClass: sstVirtualizationBackupObjectClass\nou: backup\n"
+    yield entry.replace("machine-01", "foreign").replace("node-01", "node-02")
+    yield f"dn: {TARGETS['emptydevices']}\nobjectClass: organizationalUnit\nou: devices\n"
     yield f"dn: {TARGETS['emptyplan']}\n{plan}"
+    yield f"dn: {TARGETS['foreignplan']}\n{plan}"
     yield f"dn: {TARGETS['plan']}\n{plan}sstBackupNumberOfIterations: 3\n"
+    yield f"dn: {TARGETS['aside']}\nobjectClass: organizationalUnit\nou: aside\n"
     work = "objectClass: organizationalUnit\nobjectClass: sstProvisioning\nsstProvisioningExecutionDate: 0\n"
     work += "sstProvisioningMode: snapshot\nsstProvisioningState: 0\nsstProvisioningReturnValue: 0\n"
-    yield f"dn: {LEAF}\n{work}objectClass: vmkeepLeaf\nvmkeepMessage: text\nvmkeepAttempts: 2\n"
+    yield f"dn: {LEAF}\n{work}objectClass: vmkeepLeaf\nvmkeepMessage: text\nvmkeepAttempts: 2\n" + (
+        "vmkeepEntryBefore: dn: x\nvmkeepRestoreDisk: vda\n"
+    )
     yield f"dn: {TARGETS['vmkeepleaf']}\n{work}objectClass: vmkeepLeaf\n"
     yield f"dn: {TARGETS['plainleaf']}\n{work}"
+    yield f"dn: {TARGETS['foreignleaf']}\n{work}objectClass: vmkeepLeaf\nvmkeepConflicts: []\n"

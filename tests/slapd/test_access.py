@@ -26,6 +26,8 @@ read    leaf         sstProvisioningMode                        yes    yes      
 read    leaf         objectClass                                yes    yes      yes    -      -        -
 read    leaf         vmkeepMessage                              yes    yes      yes    -      -        -
 read    leaf         vmkeepAttempts                             yes    yes      yes    -      -        -
+read    leaf         vmkeepEntryBefore                          yes    yes      yes    -      -        -
+read    leaf         vmkeepRestoreDisk                          yes    yes      yes    -      -        -
 read    plan         sstBackupNumberOfIterations                yes    yes      yes    -      -        -
 read    machine      sstNode                                    yes    yes      yes    -      -        -
 read    machine      sstMemory                                  yes    yes      yes    -      -        -
@@ -62,6 +64,16 @@ set     leaf         vmkeepConsistency=crash                    yes    yes      
 set     leaf         vmkeepSize=1                               yes    yes      yes    -      -        -
 set     leaf         vmkeepSetDirectory=/var/x                  yes    yes      yes    -      -        -
 set     leaf         vmkeepManifestDigest=abc                   yes    yes      yes    -      -        -
+set     leaf         vmkeepConflicts=[]                         yes    yes      yes    -      -        -
+set     leaf         vmkeepEntry=dn:_x                          yes    yes      yes    -      -        -
+set     leaf         vmkeepEntryBefore=dn:_x                    yes    yes      -      -      -        -
+set     leaf         vmkeepRestoreDisk=vda                      yes    yes      -      -      -        -
+set     leaf         vmkeepRestoreFrom=other                    yes    yes      -      -      -        -
+set     leaf         vmkeepRestoreIsolated=TRUE                 yes    yes      -      -      -        -
+set     leaf         vmkeepRestoreKeepMac=TRUE                  yes    yes      -      -      -        -
+set     leaf         vmkeepKeepOld=TRUE                         yes    yes      -      -      -        -
+set     leaf         vmkeepDeleteLast=TRUE                      yes    yes      -      -      -        -
+set     leaf         sstRestoreVMWithoutState=TRUE              yes    yes      -      -      -        -
 set     leaf         vmkeepAttempts=1                           yes    yes      -      -      -        -
 set     leaf         description=text                           yes    yes      -      -      -        -
 class   plainleaf    +vmkeepLeaf                                yes    yes      yes    -      -        -
@@ -70,10 +82,22 @@ class   leaf         +sstVirtualizationBackupObjectClass        yes    yes      
 set     plan         sstBackupExcludeFromBackup=TRUE            yes    -        -      -      -        -
 set     plan         sstBackupRootDirectory=file:///etc         yes    -        -      -      -        -
 set     machine      sstNode=node-02.example.org                yes    -        -      -      -        -
-set     machine      sstDisplayName=text                        yes    -        -      -      -        -
-class   machine      +sstVirtualizationBackupObjectClass        yes    -        -      -      -        -
-set     devices      description=text                           yes    -        -      -      -        -
-set     disk         sstSourceFile=/etc/shadow                  yes    -        -      -      -        -
+gain    machine      sstVirtualMachine=second                   yes    -        -      -      -        -
+set     machine      sstMemory=2147483648                       yes    yes      -      -      -        -
+set     foreign      sstNode=node-01.example.org                yes    -        -      -      -        -
+set     foreign      sstMemory=2147483648                       yes    yes      -      -      -        -
+set     machine      sstDisplayName=text                        yes    yes      -      -      -        -
+class   machine      +sstVirtualizationBackupObjectClass        yes    yes      -      -      -        -
+set     devices      description=text                           yes    yes      -      -      -        -
+set     disk         sstSourceFile=/etc/shadow                  yes    yes      -      -      -        -
+set     devices      userPassword=secret                        yes    -        -      -      -        -
+set     aside        description=text                           yes    -        -      -      -        -
+gain    plan         ou=other                                   yes    -        -      -      -        -
+read    foreignleaf  vmkeepConflicts                            yes    yes      -      yes    -        -
+set     foreignleaf  vmkeepConflicts=[]                         yes    yes      -      yes    -        -
+set     foreignleaf  vmkeepEntry=dn:_x                          yes    yes      -      yes    -        -
+set     foreignleaf  vmkeepEntryBefore=dn:_x                    yes    yes      -      -      -        -
+set     foreignleaf  sstProvisioningReturnValue=5               yes    yes      -      yes    -        -
 class   suffix       +sstVirtualizationBackupObjectClass        yes    -        -      -      -        -
 set     machines     description=text                           yes    -        -      -      -        -
 set     poolplan     sstBackupNumberOfIterations=9              yes    -        -      -      -        -
@@ -85,7 +109,13 @@ set     controller   userPassword=secret                        yes    -        
 set     controller   description=text                           yes    -        -      -      -        -
 
 add     bare         ou=backup                                  yes    yes      -      -      -        -
-add     bare         ou=other                                   yes    -        -      -      -        -
+add     bare         ou=other                                   yes    yes      -      -      -        -
+login   bare         ou=other                                   yes    -        -      -      -        -
+add     devices      ou=other                                   yes    yes      -      -      -        -
+login   devices      ou=other                                   yes    -        -      -      -        -
+add     devices      ou=20260102T030000Z                        yes    -        -      -      -        -
+add     aside        ou=other                                   yes    -        -      -      -        -
+add     foreign      ou=other                                   yes    yes      -      -      -        -
 add     bare         ou=other+backup                            yes    -        -      -      -        -
 add     bare         ou=20260102T030000Z                        yes    -        -      -      -        -
 add     plan         ou=20260102T030000Z                        yes    yes      -      -      -        -
@@ -96,13 +126,15 @@ add     machines     ou=backup                                  yes    -        
 add     nodes        ou=other                                   yes    -        -      -      -        -
 add     poolplan     ou=20260102T030000Z                        yes    -        -      -      -        -
 delete  leaf         -                                          yes    yes      -      -      -        -
-delete  disk         -                                          yes    -        -      -      -        -
+delete  disk         -                                          yes    yes      -      -      -        -
+delete  emptydevices -                                          yes    yes      -      -      -        -
+delete  aside        -                                          yes    -        -      -      -        -
 delete  emptyplan    -                                          yes    -        -      -      -        -
 delete  bare         -                                          yes    -        -      -      -        -
 rename  leaf         ou=20260103T030000Z                        yes    yes      -      -      -        -
 rename  plan         ou=elsewhere                               yes    -        -      -      -        -
 rename  machine      sstVirtualMachine=renamed                  yes    -        -      -      -        -
-rename  disk         sstDisk=vdz                                yes    -        -      -      -        -
+rename  disk         sstDisk=vdz                                yes    yes      -      -      -        -
 """
 
 
@@ -156,6 +188,18 @@ def _add(client: Connection, above: str, what: str) -> bool:
     return bool(client.add(f"ou={names[0]},{above}", attributes=attributes)[0])
 
 
+def _login(client: Connection, above: str, what: str) -> bool:
+    """An entry that somebody could log in as."""
+    name = what.removeprefix("ou=")
+    attributes = {"objectClass": ["organizationalUnit"], "ou": [name], "userPassword": ["secret"]}
+    return bool(client.add(f"ou={name},{above}", attributes=attributes)[0])
+
+
+def _gain(client: Connection, dn: str, what: str) -> bool:
+    attribute, _, value = what.partition("=")
+    return _modified(client, dn, {attribute: [(ldap3.MODIFY_ADD, [value])]})
+
+
 def _modified(client: Connection, dn: str, changes: dict[str, list[tuple[str, list[str]]]]) -> bool:
     return bool(client.modify(dn, changes)[0])
 
@@ -172,6 +216,8 @@ ATTEMPTS: dict[str, Callable[[Connection, str, str], bool]] = {
     "set": _set,
     "class": _class,
     "add": _add,
+    "login": _login,
+    "gain": _gain,
     "delete": lambda client, dn, _: bool(client.delete(dn)[0]),
     "rename": lambda client, dn, name: bool(client.modify_dn(dn, name)[0]),
 }
@@ -270,7 +316,9 @@ def test_a_node_reads_its_own_machines_whole(store: Store) -> None:
 
 @as_other
 def test_a_node_finds_nothing_of_other_nodes(store: Store) -> None:
-    assert [entry.dn for entry in store.search(TREE.machines)] == [TREE.machines]
+    seen = [entry.dn for entry in store.search(TREE.machines)]
+
+    assert all(dn == TREE.machines or dn.endswith(TARGETS["foreign"]) for dn in seen)
     assert store.read(LEAF) is None
 
 
@@ -321,8 +369,16 @@ def test_the_size_limit_cuts_none_of_them_off(directory: Directory, identity: st
     assert len(found) > 2
 
 
-def test_the_rules_name_every_attribute_of_ours_but_the_controllers() -> None:
+NOT_THE_NODES = {
+    *(Attribute.ATTEMPTS, Attribute.ENTRY_BEFORE),  # the controller's
+    # what an admin wishes for
+    *(Attribute.RESTORE_DISK, Attribute.RESTORE_FROM, Attribute.RESTORE_ISOLATED, Attribute.RESTORE_KEEP_MAC),
+    *(Attribute.KEEP_OLD, Attribute.DELETE_LAST),
+}
+
+
+def test_the_rules_name_every_attribute_of_ours_that_a_node_may_write() -> None:
     rules = (REPOSITORY / "ldif/access.ldif").read_text().replace("\n ", "")
-    ours = {name for name in Attribute if name.startswith("vmkeep")} - {Attribute.ATTEMPTS}
+    ours = {name for name in Attribute if name.startswith("vmkeep")} - NOT_THE_NODES
 
     assert {name for name in re.findall(r"vmkeep[A-Z]\w+", rules) if name != "vmkeepLeaf"} == ours

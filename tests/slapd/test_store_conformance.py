@@ -496,18 +496,6 @@ def test_a_closed_watch_wakes_nobody(store: Store, base: str) -> None:
     assert ringing.is_quiet()
 
 
-def test_an_owner_that_fails_is_woken_again(store: Store, base: str) -> None:
-    ringing = Alarm()
-
-    def fail() -> None:
-        ringing()
-        raise ValueError("the owner's mistake")
-
-    with store.watch(base, ANYTHING, fail) as watcher:
-        until("the first wake-up", lambda: ringing.count, 5)
-        assert ringing.rings_after(lambda: _leaf(store, base))
-        assert watcher.alive()
-
 
 def test_while_the_server_is_away_everything_says_try_later_and_then_all_goes_on(bench: Bench) -> None:
     store = bench.store

@@ -102,6 +102,25 @@ def test_every_change_wakes_and_quickly(store: Store, leaf: str) -> None:
     assert delays[50] < 0.1
 
 
+def test_a_mistake_of_the_owner_is_logged_and_the_watch_begins_anew(
+    store: Store, leaf: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmkeep.directory.watch._LONGEST_PAUSE", 0.1)
+    bell = Bell()
+
+    def wake() -> None:
+        bell()
+        if len(bell.rung) == 1:
+            raise ValueError("the owner's mistake")
+
+    with store.watch(SUFFIX, ASKED, wake) as watcher:
+        assert bell.wait_beyond(1)
+        until("the watch to be alive again", watcher.alive, 5)
+        heard = len(bell.rung)
+        _change(store, leaf, 0)
+        assert bell.wait_beyond(heard)
+
+
 def test_a_server_killed_and_started_again_is_watched_again(server: Slapd, store: Store, leaf: str) -> None:
     bell = Bell()
     with store.watch(SUFFIX, ASKED, bell) as watcher:
