@@ -18,6 +18,7 @@ from nodeagent.operations.survey import Rules, Surveyor
 from nodeagent.runner import Patience
 from nodeagent.steps import Host
 from nodeagent.work import Workshop
+from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.names import Tree
 from vmkeep.directory import open_store
 from vmkeep.directory.catalogue import STARTING_OR_WORKING, Catalogue
@@ -100,7 +101,7 @@ def findings(assembly: Assembly) -> list[tuple[str, str, bool]]:
 def _ask(question: Callable[[], str]) -> tuple[str, bool]:
     try:
         return question(), True
-    except Exception as why:  # noqa: BLE001 - a check tells everything that is wrong, whatever it is
+    except (TryLater, Refused, HostFailure, OSError) as why:
         return str(why), False
 
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
-from nodeagent.journal import Journal, Outcome
-from nodeagent.reporting import refuse, report
-from nodeagent.work import PLANS, Counter, Workshop, go_on, refusal_of_a_bug, take_up
+from nodeagent.journal import Journal
+from nodeagent.reporting import report
+from nodeagent.work import PLANS, Counter, Workshop, end_after_a_bug, go_on, take_up
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import NOW, Leaf
-from vmkeep.contract.machine import check_name
 from vmkeep.contract.modes import Mode, at_work
 from vmkeep.contract.names import Attribute
 from vmkeep.directory.catalogue import STARTING_OR_WORKING, Report
@@ -137,10 +136,10 @@ class Agent:
             return
         job = Job(leaf.machine, leaf.timestamp, mode, leaf)
         if leaf.is_at_work:
-            self._start(job, lambda: self._take_up(job, leaf))
+            self._start(job, partial(take_up, self._shop, leaf, job.counter))
         elif (claimed := self._claim(leaf, mode)) is not None:
             job.leaf = claimed
-            self._start(job, lambda: self._take_up(job, claimed))
+            self._start(job, partial(take_up, self._shop, claimed, job.counter))
 
     def _work_of(self, leaf: Leaf) -> Mode | None:
         """The mode of work a leaf is in or asks for, None where there is nothing to do for an agent of this version."""
@@ -180,32 +179,25 @@ class Agent:
     def _run(self, job: Job, work: Callable[[], None]) -> None:
         try:
             work()
-        except TryLater as why:
-            self._shop.log.warning(f"{why}; trying again", machine=job.machine, mode=job.mode)
-            self._not_before[job.key] = time.monotonic() + _AGAIN_SECONDS
-        except Exception:  # a worker's own last resort: the loop's catch-all cannot see other threads
+        except (TryLater, Refused) as why:  # a refusal here is one of the report
+            self._rest(job, why)
+        except Exception as why:  # a worker's own last resort: the loop's catch-all cannot see other threads
             self._shop.log.exception("a bug ended this work", machine=job.machine, mode=job.mode)
-            self._not_before[job.key] = time.monotonic() + _AGAIN_SECONDS
+            self._end_after_a_bug(job, why)
         finally:
             with self._lock:
                 self._jobs.pop(job.key, None)
             self._wake()
 
-    def _take_up(self, job: Job, leaf: Leaf) -> None:
+    def _end_after_a_bug(self, job: Job, bug: Exception) -> None:
         try:
-            check_name(leaf.machine)
-            take_up(self._shop, leaf, job.counter)
-        except TryLater:
-            raise
-        except Refused as why:
-            if self._shop.journals.find(leaf.machine, leaf.timestamp, job.mode) is not None:
-                raise  # the work has its result; it is the report that was refused
-            refuse(self._shop.catalogue, leaf, Outcome(int(why.code), why.sentence, self._shop.host.wall_clock()))
-        except Exception as why:
-            if self._shop.journals.find(leaf.machine, leaf.timestamp, job.mode) is not None:
-                raise  # the machine may be half way; the journal is gone on with
-            self._shop.log.exception("a bug ended the survey", machine=leaf.machine)
-            refuse(self._shop.catalogue, leaf, refusal_of_a_bug(leaf.machine, why, self._shop.host.wall_clock()))
+            end_after_a_bug(self._shop, job.key, job.leaf, bug)
+        except (TryLater, Refused, OSError) as why:
+            self._rest(job, why)
+
+    def _rest(self, job: Job, why: Exception) -> None:
+        self._shop.log.warning(f"{why}; trying again", machine=job.machine, mode=job.mode)
+        self._not_before[job.key] = time.monotonic() + _AGAIN_SECONDS
 
     # progress
 

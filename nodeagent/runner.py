@@ -1,14 +1,14 @@
 """Carries an operation out over its journal: ended, skip; began, ask the host; neither, note, apply, note.
 
 A refusal takes back what began, last step first. A world that is not ready is waited for, with bounds; a machine that
-is down is waited for without. Called by the cycle in a worker, again and again until there is a result.
+is down is waited for without. Called by the cycle in a worker, again and again until there is a result. A bug gets out
+to the worker, which tells the journal; the next call takes back what began.
 """
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from structlog.typing import FilteringBoundLogger
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from nodeagent.host.errors import HostFailure
@@ -32,7 +32,6 @@ class Runner:
 
     journal: Journal
     clock: Callable[[], float]
-    log: FilteringBoundLogger
     patience: Patience = Patience()
 
     def run(self, steps: Sequence[Step]) -> Outcome:
@@ -45,8 +44,14 @@ class Runner:
         if record.failure is not None:
             self._back(steps)
         outcome = record.failure or Outcome(int(ReturnValue.SUCCESS), self._remarks())
-        self.journal.result(replace(outcome, at=self.clock()))
+        self._end(outcome)
         return outcome
+
+    def _end(self, outcome: Outcome) -> None:
+        try:
+            self.journal.result(replace(outcome, at=self.clock()))
+        except OSError as why:
+            raise TryLater(f"{self.journal.order.machine}: the result cannot be noted: {why}") from None
 
     def _forward(self, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -63,10 +68,6 @@ class Runner:
             except TryLater as why:
                 if self._is_postponed(step, why):
                     raise
-                return
-            except Exception as why:  # the guest must come back even after a bug of ours
-                self.log.exception("bug", step=step.name, machine=self.journal.order.machine)
-                self.journal.failed(ReturnValue.UNDEFINED_ERROR, self._sentence(step, why))
                 return
 
     def _carry_out(self, step: Step) -> None:
@@ -135,7 +136,7 @@ class Runner:
         remarks = (self.journal.order.warning, facts.get("warning", ""), facts.get("stopped", ""))
         return "; ".join(str(remark) for remark in remarks if remark)
 
-    def _sentence(self, step: Step, why: BaseException) -> str:
+    def _sentence(self, step: Step, why: Exception) -> str:
         return f"{self.journal.order.machine}: could not {step.doing}: {why}"
 
     @property

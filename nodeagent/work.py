@@ -22,8 +22,9 @@ from nodeagent.reporting import refuse, report
 from nodeagent.runner import Patience, Runner
 from nodeagent.steps import Host, Step
 from vmkeep.contract.codes import ReturnValue
-from vmkeep.contract.errors import Refused
+from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.machine import check_name
 from vmkeep.contract.modes import Mode
 from vmkeep.directory.catalogue import Catalogue
 
@@ -64,6 +65,11 @@ class Workshop:
 def take_up(shop: Workshop, leaf: Leaf, counter: Counter) -> None:
     """Work on a leaf that is claimed by this node: with its journal if it has one, from a survey if not."""
     assert leaf.mode is not None
+    try:
+        check_name(leaf.machine)  # it is to name a lock and a journal
+    except Refused as why:
+        _refuse(shop, leaf, why)
+        return
     with machine_lock(shop.locks, leaf.machine):
         if not _is_still_ours(shop, leaf):
             return
@@ -72,11 +78,15 @@ def take_up(shop: Workshop, leaf: Leaf, counter: Counter) -> None:
             try:
                 order = shop.surveyor.survey(leaf, leaf.mode)
             except Refused as why:
-                shop.log.warning(why.sentence, machine=leaf.machine, return_value=int(why.code))
-                refuse(shop.catalogue, leaf, Outcome(int(why.code), why.sentence, shop.host.wall_clock()))
+                _refuse(shop, leaf, why)
                 return
             journal = shop.journals.create(order)
         _carry_out(shop, journal, counter)
+
+
+def _refuse(shop: Workshop, leaf: Leaf, why: Refused) -> None:
+    shop.log.warning(why.sentence, machine=leaf.machine, return_value=int(why.code))
+    refuse(shop.catalogue, leaf, Outcome(int(why.code), why.sentence, shop.host.wall_clock()))
 
 
 def _is_still_ours(shop: Workshop, leaf: Leaf) -> bool:
@@ -97,11 +107,41 @@ def _carry_out(shop: Workshop, journal: Journal, counter: Counter) -> None:
     order = journal.order
     counter.total = order.bytes_total
     host = replace(shop.host, progress=counter.add)
-    runner = Runner(journal, shop.host.wall_clock, shop.log, shop.patience)
+    runner = Runner(journal, shop.host.wall_clock, shop.patience)
     runner.run(PLANS[order.mode](order, host))
     report(shop.catalogue, journal, shop.log)
 
 
-def refusal_of_a_bug(machine: str, why: BaseException, at: float) -> Outcome:
+def end_after_a_bug(shop: Workshop, job: tuple[str, str, Mode], leaf: Leaf | None, why: Exception) -> None:
+    """Tell the journal, or the leaf where there is none yet, of a failing that nobody foresaw.
+
+    `job` is machine, timestamp and mode. The journal's next going on takes back what began, for a machine may stand
+    still. TryLater where taking back is what failed: come back later, until patience ends.
+    """
+    machine, *_ = job
+    with machine_lock(shop.locks, machine):
+        journal = shop.journals.find(*job)
+        if journal is not None:
+            _tell_journal(shop, journal, why)
+        elif leaf is not None:
+            refuse(shop.catalogue, leaf, refusal_of_a_bug(machine, why, shop.host.wall_clock()))
+
+
+def _tell_journal(shop: Workshop, journal: Journal, why: Exception) -> None:
+    record, at = journal.record, shop.host.wall_clock()
+    told = refusal_of_a_bug(journal.order.machine, why, at)
+    if record.result is not None:
+        raise TryLater(f"{journal.order.machine}: the result could not be reported")
+    if record.failure is None:
+        journal.failed(told.code, told.sentence)
+    elif record.postponed < shop.patience.postponements:
+        journal.postponed(told.sentence)
+        raise TryLater(f"{journal.order.machine} could not be put back as it was")
+    else:
+        left = f"{record.failure.sentence}; and it could not be put back as it was ({told.sentence})"
+        journal.result(Outcome(record.failure.code, left, at))
+
+
+def refusal_of_a_bug(machine: str, why: Exception, at: float) -> Outcome:
     """What a leaf is told of a failing that nobody foresaw."""
     return Outcome(int(ReturnValue.UNDEFINED_ERROR), f"{machine}: {type(why).__name__}: {why}; see the agent's log", at)

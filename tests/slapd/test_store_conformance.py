@@ -496,7 +496,6 @@ def test_a_closed_watch_wakes_nobody(store: Store, base: str) -> None:
     assert ringing.is_quiet()
 
 
-
 def test_while_the_server_is_away_everything_says_try_later_and_then_all_goes_on(bench: Bench) -> None:
     store = bench.store
     base = _unit(store, f"away {next(_numbers)}", SUFFIX)

@@ -6,8 +6,6 @@ Knows the equality rules that matter (`equality`); knows no schema and no access
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import structlog
-
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.directory.claims import shows
@@ -26,8 +24,6 @@ from vmkeep.directory.port import (
     Scope,
     Watcher,
 )
-
-log = structlog.get_logger(__name__)
 
 
 class MemoryStore:
@@ -191,13 +187,7 @@ class MemoryWatcher:
             self._noticed.wait()
             self._noticed.clear()
             if not self._closing:
-                self._wake_owner()
-
-    def _wake_owner(self) -> None:
-        try:
-            self._wake()
-        except Exception:  # the owner's mistake must not end the watch
-            log.exception("watch.wake_failed")
+                self._wake()
 
 
 def matches(entry: Entry, matching: Filter) -> bool:

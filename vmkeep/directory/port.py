@@ -142,7 +142,7 @@ class Store(Protocol):
     def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
         """Call `wake` whenever a matching entry may have changed, entered or left, and after each (re)connect.
 
-        It is called from another thread, once after the start too, and must not block.
+        It is called from another thread, once after the start too, and must neither block nor raise.
         """
 
     def close(self) -> None:

@@ -157,9 +157,5 @@ class DirectoryWatcher:
                 return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogateescape")).digest()
 
     def _wake_owner(self) -> None:
-        if self._closing.is_set():
-            return
-        try:
+        if not self._closing.is_set():
             self._wake()
-        except Exception:  # the owner's mistake must not end the watch
-            log.exception("watch.wake_failed", base=self._base)

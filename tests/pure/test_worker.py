@@ -1,0 +1,166 @@
+"""The agent's workers over a real journal and a directory in memory: what becomes of a machine that meets a bug."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+
+from lab.waiting import until
+from nodeagent.cycle import Agent
+from nodeagent.host.images import Images
+from nodeagent.host.locks import machine_lock
+from nodeagent.journal import Journals, Outcome
+from nodeagent.operations.survey import Rules, Surveyor
+from nodeagent.order import Order
+from nodeagent.runner import Patience
+from nodeagent.steps import Facts, Host, Step
+from nodeagent.work import PLANS, Counter, Workshop, end_after_a_bug, go_on
+from tests.pure.test_runner import ORDER, World
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import TryLater
+from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.modes import Mode
+from vmkeep.contract.names import Attribute, ObjectClass, Tree
+from vmkeep.directory.catalogue import Catalogue
+from vmkeep.directory.memory import MemoryStore
+from vmkeep.service.settings import LimitSettings
+
+TREE = Tree("dc=example,dc=org")
+DN = TREE.leaf(ORDER.machine, ORDER.timestamp)
+KEY = (ORDER.machine, ORDER.timestamp, ORDER.mode)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """What a snapshot consists of here: three things to make."""
+    world = World()
+
+    def plan(_order: Order, _host: Host) -> tuple[Step, ...]:
+        return tuple(world.step(name) for name in "abc")
+
+    monkeypatch.setitem(PLANS, Mode.SNAPSHOTTING, plan)
+    return world
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Workshop:
+    store = MemoryStore(TREE.machines)
+    catalogue = Catalogue(store, TREE)
+    no_libvirt: Any = SimpleNamespace()
+    host = Host("n1", no_libvirt, Images(), ["/"], {})
+    rules = Rules(("/",), ("/",), ("/",), "/")
+    log = structlog.wrap_logger(None, processors=[_drop])
+    surveyor = Surveyor(catalogue, host, rules)
+    return Workshop(catalogue, host, surveyor, Journals(tmp_path / "j"), tmp_path / "l", Patience(0.01, 3), log)
+
+
+def _drop(_logger: object, _name: str, _event: object) -> Any:
+    raise structlog.DropEvent
+
+
+@pytest.fixture
+def agent(shop: Workshop) -> Iterator[Agent]:
+    agent = Agent(shop, "n1", LimitSettings(), 1.0, lambda: None)
+    yield agent
+    assert agent.wait(10)
+
+
+def add_leaf(shop: Workshop, mode: str) -> Leaf:
+    store, roots = shop.catalogue.store, ("file:///tmp",)
+    store.add(
+        TREE.machine(ORDER.machine),
+        {"objectClass": (ObjectClass.MACHINE,), Attribute.MACHINE: (ORDER.machine,), Attribute.NODE: ("n1",)},
+    )
+    plan = {Attribute.BACKUP_ROOT: roots, Attribute.RETAIN_ROOT: roots}
+    store.add(TREE.machine_plan(ORDER.machine), {"objectClass": (ObjectClass.BACKUP,), **plan})
+    modes = {Attribute.MODE: (mode,), Attribute.STATE: ("0",), Attribute.EXECUTION_DATE: ("0",)}
+    store.add(DN, {"objectClass": ("organizationalUnit", ObjectClass.PROVISIONING), **modes})
+    leaf = shop.catalogue.leaf(DN)
+    assert leaf is not None
+    return leaf
+
+
+def turn_until(agent: Agent, what: str, check: Any) -> None:
+    def turn() -> bool:
+        agent.cycle()
+        return bool(check())
+
+    until(what, turn, 10)
+
+
+def told(shop: Workshop) -> tuple[int, str, str]:
+    leaf = shop.catalogue.leaf(DN)
+    assert leaf is not None
+    return leaf.return_value, leaf.raw_mode, leaf.message
+
+
+def test_after_a_bug_everything_is_taken_back_and_the_leaf_is_told_an_undefined_error(
+    shop: Workshop, world: World, agent: Agent
+) -> None:
+    shop.journals.create(ORDER.model_copy(update={"leaf_dn": DN}))
+    add_leaf(shop, "snapshotting")
+    world.failing["c"] = KeyError("oops")
+    turn_until(agent, "the journal to be reported", lambda: not shop.journals.all())
+    assert world.told == ["make a", "make b", "remove c", "remove b", "remove a"]
+    code, mode, sentence = told(shop)
+    assert (code, mode) == (ReturnValue.UNDEFINED_ERROR, "snapshotting")
+    assert sentence == "vm: KeyError: 'oops'; see the agent's log"
+
+
+def test_a_bug_in_taking_back_is_come_back_to_with_bounds_and_then_told(shop: Workshop, world: World) -> None:
+    journal = shop.journals.create(ORDER.model_copy(update={"leaf_dn": DN}))
+    add_leaf(shop, "snapshotting")
+    world.failing["b"] = KeyError("oops")
+
+    def stuck(_name: str) -> Facts:
+        raise ZeroDivisionError("in taking back")
+
+    world.remove = stuck  # type: ignore[method-assign]
+    came_back = 0
+    while journal.record.result is None:
+        try:
+            go_on(shop, journal, Counter())
+        except (KeyError, ZeroDivisionError) as bug:
+            try:
+                end_after_a_bug(shop, KEY, None, bug)
+            except TryLater:
+                came_back += 1
+        found = shop.journals.find(*KEY)
+        assert found is not None
+        journal = found
+    assert came_back == shop.patience.postponements
+    go_on(shop, journal, Counter())
+    code, mode, sentence = told(shop)
+    assert (code, mode) == (ReturnValue.UNDEFINED_ERROR, "snapshotting")
+    assert "oops" in sentence
+    assert "in taking back" in sentence
+    assert shop.journals.all() == []
+
+
+def test_a_bug_before_there_is_a_journal_refuses_the_leaf(shop: Workshop, world: World, agent: Agent) -> None:
+    """Here the survey asks a libvirt that has no verbs at all."""
+    del world
+    add_leaf(shop, "snapshot")
+    turn_until(agent, "the leaf to be refused", lambda: told(shop)[0])
+    code, mode, sentence = told(shop)
+    assert (code, mode) == (ReturnValue.UNDEFINED_ERROR, "snapshotting")
+    assert "AttributeError" in sentence
+
+
+def test_a_bug_after_the_result_leaves_the_result_as_it_is(shop: Workshop) -> None:
+    journal = shop.journals.create(ORDER)
+    journal.result(Outcome(0, "done", 1.0))
+    with pytest.raises(TryLater, match="could not be reported"):
+        end_after_a_bug(shop, KEY, None, KeyError("oops"))
+    [found] = shop.journals.all()
+    assert (found.record.result, found.record.failure) == (Outcome(0, "done", 1.0), None)
+
+
+def test_a_bug_is_not_told_while_another_worker_has_the_machine(shop: Workshop) -> None:
+    journal = shop.journals.create(ORDER)
+    with machine_lock(shop.locks, ORDER.machine), pytest.raises(TryLater, match="locked"):
+        end_after_a_bug(shop, KEY, None, KeyError("oops"))
+    assert journal.path.read_text().count("\n") == 1
