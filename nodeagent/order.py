@@ -8,6 +8,8 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict
 
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
 from vmkeep.contract.machine import Power
 from vmkeep.contract.manifest import Role
 from vmkeep.contract.modes import Mode
@@ -128,3 +130,11 @@ class Order(_Frozen):
         if self.ram_disk is None:
             return (in_retain,)
         return (PurePosixPath(self.ram_disk) / f"{self.paths.state}.{self.timestamp}", in_retain)
+
+    @property
+    def started_by_another(self) -> Refused:
+        """What to say where the machine that was being saved runs all the same."""
+        return Refused(
+            ReturnValue.WRONG_STATE_INFORMATION,
+            f"{self.machine} was started by somebody else while it was being saved; it is left as it runs now",
+        )

@@ -6,12 +6,14 @@ Operations are tuples of steps, made in pure functions; the runner carries them 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import TypeAlias
 
 from nodeagent.host.copying import Progress, no_progress
-from nodeagent.host.folders import Access
+from nodeagent.host.folders import Access, open_folder
 from nodeagent.host.hypervisor import Hypervisor
 from nodeagent.host.images import Images
+from nodeagent.host.qcow2 import Header
 from nodeagent.journal import Fact
 from nodeagent.order import Ownership
 from vmkeep.contract.codes import ReturnValue
@@ -73,6 +75,11 @@ class Host:
     versions: Mapping[str, str]
     wall_clock: Callable[[], float] = time.time
     progress: Progress = field(default=no_progress)
+
+    def header(self, path: PurePath) -> Header:
+        """What the image at a path says of itself; FileNotFoundError where there is none."""
+        with open_folder(path.parent, self.roots) as folder:
+            return self.images.header(folder, path.name)
 
 
 def access(ownership: Ownership) -> Access:

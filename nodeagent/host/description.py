@@ -60,6 +60,11 @@ class Description:
     nvram: str | None
     has_tpm: bool
 
+    @property
+    def chains(self) -> dict[str, tuple[str, ...]]:
+        """Each disk's image chain by its target, the live image first."""
+        return {disk.target: disk.chain for disk in self.disks}
+
 
 def describe(xml: str) -> Description:
     """Read a machine's XML."""

@@ -134,7 +134,7 @@ class Resuming:
 
     def _is_proven(self, view: View) -> bool:
         """Whether QEMU has every overlay open over its retained image; else it would read zeros for data."""
-        chains = {disk.target: disk.chain for disk in view.description.disks}
+        chains = view.description.chains
         retain = self._order.paths.retain
         return all(chains.get(disk.target) == (disk.path, str(retain / disk.kept)) for disk in self._order.disks)
 
@@ -152,11 +152,7 @@ class Resuming:
     def _refuse_unless_proven(self) -> None:
         view = self._look()
         if view is None or not self._is_proven(view):
-            raise Refused(
-                ReturnValue.WRONG_STATE_INFORMATION,
-                f"{self._order.machine} was started by somebody else while it was being saved; "
-                "it is left as it runs now",
-            )
+            raise self._order.started_by_another
 
     def _ran_on(self) -> bool:
         """Whether the guest wrote to its overlays, so that its saved memory is of the past."""
@@ -169,9 +165,7 @@ class Resuming:
         return {"stopped": "the machine had to be started anew: it stopped right after it ran on"}
 
     def _is_empty(self, disk: OrderDisk) -> bool:
-        path = PurePosixPath(disk.path)
-        with open_folder(path.parent, self._host.roots) as images:
-            return self._host.images.header(images, path.name).is_empty
+        return self._host.header(PurePosixPath(disk.path)).is_empty
 
     # state files
 

@@ -104,8 +104,7 @@ class _Carrying:
             return
         path = PurePosixPath(made.original_path)
         try:
-            with open_folder(path.parent, self._host.roots) as images:
-                backing = self._host.images.header(images, path.name).backing_file
+            backing = self._host.header(path).backing_file
         except FileNotFoundError:
             return
         if backing == str(source.path / made.name):

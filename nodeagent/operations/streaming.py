@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from nodeagent.host.errors import HostFailure
-from nodeagent.host.folders import open_folder
 from nodeagent.host.hypervisor import Job
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import Host
@@ -42,9 +41,7 @@ def make_whole(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Jo
 
 def backing_of(host: Host, disk: OrderDisk) -> str | None:
     """The file an image lies over, None where it is whole."""
-    path = PurePosixPath(disk.path)
-    with open_folder(path.parent, host.roots) as images:
-        return host.images.header(images, path.name).backing_file
+    return host.header(PurePosixPath(disk.path)).backing_file
 
 
 def _pull(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Job], None]) -> None:

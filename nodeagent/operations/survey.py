@@ -208,8 +208,7 @@ class Surveyor:
         if root_of(path, self.rules.image_roots) is None or ".." in path.parts:
             raise Refused(ReturnValue.PATH_NOT_ALLOWED, f"{machine}: the image {path} lies outside the image roots")
         try:
-            with open_folder(path.parent, self.host.roots) as folder:
-                header = self.host.images.header(folder, path.name)
+            header = self.host.header(path)
         except FileNotFoundError:
             raise Refused(
                 ReturnValue.UNEXPECTED_IMAGE, f"{machine}: the image {path} of {disk.target} is not there"
@@ -225,9 +224,7 @@ class Surveyor:
         return disk.model_copy(update={"size": header.virtual_size})
 
     def _virtual_size(self, disk: OrderDisk) -> int:
-        path = PurePosixPath(disk.path)
-        with open_folder(path.parent, self.host.roots) as folder:
-            return self.host.images.header(folder, path.name).virtual_size
+        return self.host.header(PurePosixPath(disk.path)).virtual_size
 
     def _length_in_retain(self, order: Order) -> int:
         try:

@@ -85,11 +85,7 @@ class Swapping:
         """A machine that was saved is off; one that runs now was started on its old images, and keeps them."""
         view = self._host.hypervisor.look(self._order.machine)
         if self._order.power is not Power.OFF and view is not None and view.is_active:
-            raise Refused(
-                ReturnValue.WRONG_STATE_INFORMATION,
-                f"{self._order.machine} was started by somebody else while it was being saved; "
-                "it is left as it runs now",
-            )
+            raise self._order.started_by_another
 
     def _refuse_if_started_meanwhile(self) -> None:
         """A machine that was off and is started in this very moment may have opened the image that just moved."""
@@ -98,7 +94,7 @@ class Swapping:
         view = self._host.hypervisor.look(self._order.machine)
         if view is None or not view.is_active:
             return
-        chains = {disk.target: disk.chain for disk in view.description.disks}
+        chains = view.description.chains
         if any(len(chains.get(disk.target, ())) < 2 for disk in self._order.disks):
             raise Refused(
                 ReturnValue.WRONG_STATE_INFORMATION,
@@ -136,8 +132,7 @@ class Swapping:
         view = self._host.hypervisor.look(self._order.machine)
         if view is None or not view.is_active:
             return False
-        chains = {known.target: known.chain for known in view.description.disks}
-        return len(chains.get(disk.target, ())) > 1
+        return len(view.description.chains.get(disk.target, ())) > 1
 
     def _is_swapped(self, images: Folder, disk: OrderDisk) -> bool:
         header = self._host.images.header(images, PurePosixPath(disk.path).name)
