@@ -24,6 +24,7 @@ from vmkeep.directory.port import Claim
 from vmkeep.service.settings import LimitSettings
 
 _AGAIN_SECONDS = 5.0
+_STANDS_STILL = (Mode.SNAPSHOTTING, Mode.RESTORING)  # a machine may stand still in it
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Agent:
         self._wake = wake
         self._jobs: dict[tuple[str, str, Mode], Job] = {}
         self._not_before: dict[tuple[str, str, Mode], float] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()  # notified when a job ends
 
     @property
     def is_busy(self) -> bool:
@@ -82,20 +83,13 @@ class Agent:
 
     def wait(self, seconds: float) -> bool:
         """Wait for the work at hand to end; False where it did not in time."""
-        deadline = time.monotonic() + seconds
-        while self.is_busy and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return not self.is_busy
+        with self._lock:
+            return self._lock.wait_for(lambda: not self._jobs, seconds)
 
     def wait_for_machines(self, seconds: float) -> None:
-        """Wait for snapshots: a machine may stand still in one."""
-        deadline = time.monotonic() + seconds
-        while self._has(Mode.SNAPSHOTTING) and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-    def _has(self, mode: Mode) -> bool:
+        """Wait for the work in which a machine may stand still."""
         with self._lock:
-            return any(job.mode is mode for job in self._jobs.values())
+            self._lock.wait_for(lambda: all(job.mode not in _STANDS_STILL for job in self._jobs.values()), seconds)
 
     # finding work
 
@@ -187,6 +181,7 @@ class Agent:
         finally:
             with self._lock:
                 self._jobs.pop(job.key, None)
+                self._lock.notify_all()
             self._wake()
 
     def _end_after_a_bug(self, job: Job, bug: Exception) -> None:

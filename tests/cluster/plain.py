@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from lab.cluster import Lab
+from lab.waiting import until
 
 LIMIT = 120.0
 
@@ -87,13 +87,13 @@ class Plain:
 
     def wait(self, machine: str, leaf: str, mode: str, limit: float = LIMIT) -> dict[str, list[str]]:
         """The leaf as soon as it stands at a mode, or has failed."""
-        deadline = time.monotonic() + limit
-        while True:
+
+        def ended() -> dict[str, list[str]] | None:
             entry = self.leaf(machine, leaf)
-            if entry.get("sstProvisioningMode") == [mode] or entry.get("sstProvisioningReturnValue", ["0"]) != ["0"]:
-                return entry
-            assert time.monotonic() < deadline, f"{machine} {leaf} does not become {mode}: {entry}"
-            time.sleep(0.05)
+            failed = entry.get("sstProvisioningReturnValue", ["0"]) != ["0"]
+            return entry if failed or entry.get("sstProvisioningMode") == [mode] else None
+
+        return until(f"{machine} {leaf} to become {mode}, or to fail", ended, limit, step=0.05)
 
     def step(self, machine: str, leaf: str, mode: str, done: str) -> dict[str, list[str]]:
         """Ask for a step and wait for its end; it has to end well."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from lab.waiting import until
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.service.logs import configure
@@ -295,17 +296,10 @@ def test_a_daemon_leaves_the_terminal_keeps_a_pidfile_and_lets_no_second_one_sta
     argv = [sys.executable, "-c", DAEMON, str(pidfile), str(log), str(end)]
     pidfile.write_text("999999999\n")  # left behind by one that was killed
     assert subprocess.run(argv, timeout=20, check=False, capture_output=True).returncode == 0
-    _wait(lambda: log.exists() and "in the background" in log.read_text())
+    until("the daemon to write its log", lambda: log.exists() and "in the background" in log.read_text(), 10)
     pid = int(pidfile.read_text())
     second = subprocess.run(argv, timeout=20, check=False, capture_output=True, text=True)
     assert second.returncode == 1
     assert f"process {pid} in {pidfile} is at work already" in second.stderr
     end.touch()
-    _wait(lambda: not pidfile.exists())
-
-
-def _wait(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until("the pidfile to go", lambda: not pidfile.exists(), 10)
