@@ -18,6 +18,9 @@ _PARSER_OPTIONS: dict[str, Any] = {
     "load_dtd": False,
     "dtd_validation": False,
     "huge_tree": False,
+    # libvirt reads a value on both sides of a comment, lxml only the first part.
+    "remove_comments": True,
+    "remove_pis": True,
 }
 _MEMORY_UNITS = {
     "b": 1,
@@ -68,7 +71,7 @@ class Description:
 
 def describe(xml: str) -> Description:
     """Read a machine's XML."""
-    root = _parse(xml)
+    root = parse_xml(xml)
     return Description(
         name=root.findtext("name") or "",
         uuid=root.findtext("uuid") or "",
@@ -85,7 +88,7 @@ def with_chain(xml: str, chains: Mapping[str, str]) -> str:
     A saved machine's XML ends every chain at the image itself; restored with that, QEMU would read zeros where the
     backing file has data.
     """
-    root = _parse(xml)
+    root = parse_xml(xml)
     for disk in root.findall("devices/disk"):
         for ended in disk.findall("backingStore"):
             disk.remove(ended)
@@ -100,7 +103,8 @@ def without_chains(xml: str) -> str:
     return with_chain(xml, {})
 
 
-def _parse(xml: str) -> etree._Element:
+def parse_xml(xml: str) -> etree._Element:
+    """The root element; HostFailure for what is no XML, or XML that declares a document type."""
     try:
         root = etree.fromstring(xml.encode(), etree.XMLParser(**_PARSER_OPTIONS))
     except etree.XMLSyntaxError as why:
@@ -149,6 +153,10 @@ def _attribute(element: etree._Element, child: str, name: str) -> str:
 
 def _memory(root: etree._Element) -> int:
     element = root.find("memory")
-    if element is None or not (element.text or "").strip().isdigit():
-        return 0
-    return int(element.text or 0) * _MEMORY_UNITS.get(element.get("unit", "KiB"), 1 << 10)
+    return 0 if element is None else bytes_of(element)
+
+
+def bytes_of(size: etree._Element) -> int:
+    """A size element's bytes, KiB where it names no unit; 0 where it holds no number."""
+    text = (size.text or "").strip()
+    return int(text) * _MEMORY_UNITS.get(size.get("unit", "KiB"), 1 << 10) if text.isdecimal() else 0

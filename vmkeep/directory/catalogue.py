@@ -50,7 +50,7 @@ class Catalogue:
         if own is None:
             return None
         disks = tuple(
-            sorted((_disk(entry) for entry in entries if entry.has_class(ObjectClass.DISK)), key=_target_order)
+            sorted((disk_of(entry) for entry in entries if entry.has_class(ObjectClass.DISK)), key=_target_order)
         )
         has_backup = any(_is_backup_subtree(entry.dn) for entry in entries)
         return replace(_machine(own), disks=disks, has_backup_subtree=has_backup)
@@ -214,7 +214,8 @@ def _machine(entry: Entry) -> Machine:
     )
 
 
-def _disk(entry: Entry) -> DirectoryDisk:
+def disk_of(entry: Entry) -> DirectoryDisk:
+    """One disk's entry as the contract knows it."""
     return DirectoryDisk(
         target=entry.first(Attribute.DISK) or "",
         source=entry.first(Attribute.SOURCE_FILE),
