@@ -100,7 +100,8 @@ class Agent:
             if journal.record.result is None:
                 order = journal.order
                 job = Job(order.machine, order.timestamp, order.mode, None)
-                self._start(job, partial(go_on, self._shop, journal, job.counter))
+                if job.mode in _STANDS_STILL or self._has_room(job.machine, job.mode):
+                    self._start(job, partial(go_on, self._shop, journal, job.counter))
         for journal in journals:
             if journal.record.result is not None:
                 self._report_left_over(journal)
@@ -126,7 +127,10 @@ class Agent:
     def _consider(self, leaf: Leaf) -> None:
         """Take a leaf up if it is for this node; whatever is wrong with one leaf, the others go on."""
         mode = self._work_of(leaf)
-        if mode is None or not self._has_room(leaf.machine, mode) or not self._is_here(leaf):
+        if mode is None:
+            return
+        self._recognize(leaf, mode)
+        if not self._has_room(leaf.machine, mode) or not self._is_here(leaf):
             return
         job = Job(leaf.machine, leaf.timestamp, mode, leaf)
         if leaf.is_at_work:
@@ -135,11 +139,19 @@ class Agent:
             job.leaf = claimed
             self._start(job, partial(take_up, self._shop, claimed, job.counter))
 
+    def _recognize(self, leaf: Leaf, mode: Mode) -> None:
+        """A journal that is gone on with shows its progress as soon as its leaf is seen."""
+        with self._lock:
+            job = self._jobs.get((leaf.machine, leaf.timestamp, mode))
+            if job is not None and job.leaf is None and leaf.is_at_work:
+                job.leaf = leaf
+
     def _work_of(self, leaf: Leaf) -> Mode | None:
         """The mode of work a leaf is in or asks for, None where there is nothing to do for an agent of this version."""
         if leaf.is_at_work:
             return leaf.mode if leaf.mode in PLANS else None
-        if leaf.mode is not None and leaf.is_asked(datetime.now(UTC).date()):
+        today = datetime.fromtimestamp(self._shop.host.wall_clock(), UTC).date()
+        if leaf.mode is not None and leaf.is_asked(today):
             working = at_work(leaf.mode)
             return working if working in PLANS else None
         return None

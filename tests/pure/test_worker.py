@@ -1,6 +1,8 @@
 """The agent's workers over a real journal and a directory in memory: what becomes of a machine that meets a bug."""
 
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +26,7 @@ from vmkeep.contract.errors import TryLater
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute, ObjectClass, Tree
+from vmkeep.contract.timestamps import from_timestamp
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.memory import MemoryStore
 from vmkeep.service.settings import LimitSettings
@@ -34,7 +37,7 @@ KEY = (ORDER.machine, ORDER.timestamp, ORDER.mode)
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
+def world(gate: Any, monkeypatch: pytest.MonkeyPatch) -> World:
     """What a snapshot consists of here: three things to make."""
     world = World()
 
@@ -43,6 +46,32 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
     monkeypatch.setitem(PLANS, Mode.SNAPSHOTTING, plan)
     return world
+
+
+class Gate:
+    """A merge of one step that counts half its bytes and waits until it is let through."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.waiting: set[str] = set()
+
+    def plan(self, order: Order, host: Host) -> tuple[Step, ...]:
+        def apply(_facts: Facts) -> Facts:
+            host.progress(order.bytes_total // 2)
+            self.waiting.add(order.machine)
+            assert self.open.wait(20)
+            return {}
+
+        return (Step("wait", "wait", ReturnValue.CANNOT_MERGE, apply),)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate()
+    monkeypatch.setitem(PLANS, Mode.MERGING, gate.plan)
+    monkeypatch.setitem(PLANS, Mode.SNAPSHOTTING, gate.plan)
+    yield gate
+    gate.open.set()
 
 
 @pytest.fixture
@@ -62,9 +91,10 @@ def _drop(_logger: object, _name: str, _event: object) -> Any:
 
 
 @pytest.fixture
-def agent(shop: Workshop) -> Iterator[Agent]:
-    agent = Agent(shop, "n1", LimitSettings(), 1.0, lambda: None)
+def agent(shop: Workshop, gate: Gate) -> Iterator[Agent]:
+    agent = Agent(shop, "n1", LimitSettings(merges=1, snapshots=1), 0.0, lambda: None)
     yield agent
+    gate.open.set()
     assert agent.wait(10)
 
 
@@ -164,3 +194,52 @@ def test_a_bug_is_not_told_while_another_worker_has_the_machine(shop: Workshop) 
     with machine_lock(shop.locks, ORDER.machine), pytest.raises(TryLater, match="locked"):
         end_after_a_bug(shop, KEY, None, KeyError("oops"))
     assert journal.path.read_text().count("\n") == 1
+
+
+def orders(shop: Workshop, mode: Mode) -> None:
+    for machine in ("vm", "vm2", "vm3"):
+        shop.journals.create(ORDER.model_copy(update={"machine": machine, "mode": mode, "leaf_dn": DN}))
+
+
+def test_merges_that_were_left_behind_are_gone_on_with_as_many_at_once_as_the_limit(
+    shop: Workshop, gate: Gate, agent: Agent
+) -> None:
+    orders(shop, Mode.MERGING)
+    for _ in range(2):
+        agent.cycle()
+        until("a merge to be at work", lambda: gate.waiting, 10)
+    assert gate.waiting == {"vm"}
+    gate.open.set()
+    turn_until(agent, "all of them to end", lambda: not shop.journals.all())
+    assert gate.waiting == {"vm", "vm2", "vm3"}
+
+
+def test_snapshots_that_were_left_behind_are_all_gone_on_with_at_once(shop: Workshop, gate: Gate, agent: Agent) -> None:
+    """Their machines may stand still."""
+    orders(shop, Mode.SNAPSHOTTING)
+    agent.cycle()
+    until("all of them to be at work", lambda: len(gate.waiting) == 3, 10)
+
+
+def test_work_that_was_left_behind_shows_its_progress(shop: Workshop, gate: Gate, agent: Agent) -> None:
+    update = {"mode": Mode.MERGING, "leaf_dn": DN, "bytes_total": 200}
+    shop.journals.create(ORDER.model_copy(update=update))
+    leaf = add_leaf(shop, "merging")
+
+    def percent() -> int | None:
+        found = shop.catalogue.leaf(leaf.dn)
+        return found and found.percent
+
+    turn_until(agent, "the progress to be noted", lambda: percent() == 50)
+
+
+@pytest.mark.parametrize(("day", "is_taken_up"), [("20260101", True), ("20260102", False)])
+def test_a_day_has_come_by_the_nodes_clock(
+    shop: Workshop, gate: Gate, tmp_path: Path, day: str, is_taken_up: bool
+) -> None:
+    clock = from_timestamp("20260101T235959Z").timestamp()
+    shop = replace(shop, host=replace(shop.host, wall_clock=lambda: clock))
+    leaf = add_leaf(shop, "snapshot")
+    shop.catalogue.store.replace(leaf.dn, {Attribute.EXECUTION_DATE: (day,)})
+    Agent(shop, "n1", LimitSettings(), 1.0, lambda: None).cycle()
+    assert (told(shop)[1] == "snapshotting") is is_taken_up
