@@ -4,38 +4,32 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from vmkeep.console.cli_restore import abort_command, delete_command, restore_command
+from vmkeep.console.cli_sets import rebuild_command, sets_command
 from vmkeep.console.effective import settings_of
+from vmkeep.console.options import PROGRAM, AsJson, Machine, SettingsFile, catalogue_of, unknown
 from vmkeep.console.reading import Reading, read_all, read_one
 from vmkeep.console.status import Standing, Status, statuses, to_json
 from vmkeep.console.tables import plan_table, status_lines, status_table, summary
-from vmkeep.contract.codes import ReturnValue
-from vmkeep.contract.errors import Refused
 from vmkeep.contract.machine import check_name
 from vmkeep.contract.plan import is_excluded, resolve
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.survey import survey_one
-from vmkeep.service.command import Program, opened
-from vmkeep.service.settings import CONSOLE_FILE, ConsoleSettings
 
-PROGRAM = Program("vmkeep", ConsoleSettings, CONSOLE_FILE)
 SOME_FAILED = 3
 _WIDTH_WITHOUT_TERMINAL = 240
 
 app = typer.Typer(
-    help="Shows how the backups of the cluster's machines stand.",
+    help="Shows how the backups of the cluster's machines stand, and restores machines from them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-SettingsFile: TypeAlias = Annotated[Path | None, PROGRAM.settings_option()]
-AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="for programs; the shape is in the reference")]
 
 
 @app.callback()
@@ -52,7 +46,7 @@ def status(
     settings_file: SettingsFile = None,
 ) -> None:
     """Show last success, age, size, downtime, what is running and what failed. Exit 0, or 3 when a machine failed."""
-    with PROGRAM.told(), opened(PROGRAM.settings(context, settings_file).directory) as catalogue:
+    with catalogue_of(context, settings_file) as catalogue:
         reading = read_all(catalogue) if machine is None else _one(catalogue, machine)
         found = statuses(reading.machines, reading.leaves, datetime.now(UTC))
         _print_json(found) if as_json else _print_table(found)
@@ -62,15 +56,15 @@ def status(
 @app.command()
 def plan(
     context: typer.Context,
-    machine: Annotated[str, typer.Argument(help="the machine")],
+    machine: Machine,
     as_json: AsJson = False,
     settings_file: SettingsFile = None,
 ) -> None:
     """Show a machine's effective backup plan, and where each value comes from."""
-    with PROGRAM.told(), opened(PROGRAM.settings(context, settings_file).directory) as catalogue:
+    with catalogue_of(context, settings_file) as catalogue:
         found = survey_one(catalogue, check_name(machine))
         if found is None:
-            raise _unknown(catalogue, machine)
+            raise unknown(catalogue, machine)
         excluded = is_excluded(machine, found.sources)
         values = settings_of(resolve(machine, found.sources))
         if as_json:
@@ -84,6 +78,13 @@ def plan(
         Console(width=width).print(plan_table(values))
 
 
+app.command("restore")(restore_command)
+app.command("abort")(abort_command)
+app.command("delete")(delete_command)
+app.command("sets")(sets_command)
+app.command("rebuild-catalogue")(rebuild_command)
+
+
 def main() -> None:
     """Entry point of the script."""
     app(prog_name=PROGRAM.name)
@@ -92,14 +93,8 @@ def main() -> None:
 def _one(catalogue: Catalogue, machine: str) -> Reading:
     reading = read_one(catalogue, check_name(machine))
     if reading is None:
-        raise _unknown(catalogue, machine)
+        raise unknown(catalogue, machine)
     return reading
-
-
-def _unknown(catalogue: Catalogue, machine: str) -> Refused:
-    return Refused(
-        ReturnValue.CANNOT_FIND_MACHINE, f"{machine}: there is no machine of this name below {catalogue.tree.machines}"
-    )
 
 
 def _print_json(found: Sequence[Status]) -> None:

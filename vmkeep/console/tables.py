@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vmkeep.console.effective import Setting
+from vmkeep.console.sets import BackupSet
 from vmkeep.console.status import Standing, Status, why_failed
 
 _STYLES = {
@@ -18,6 +19,8 @@ _STYLES = {
 _HEAD = ("machine", "node", "standing", "last success", "age", "size", "downtime", "running, failed")
 _STANDING = 2
 _FIGURES = (4, 5, 6)
+_SETS_HEAD = ("machine", "timestamp", "power", "consistency", "size", "node", "directory")
+_SETS_FIGURES = (4,)
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _AGES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
@@ -38,9 +41,7 @@ def status_table(statuses: Sequence[Status]) -> Table:
 
 def status_lines(statuses: Sequence[Status]) -> list[str]:
     """The same for a pipe or a file: never folded, without colours, and quick for any number of machines."""
-    rows = [_HEAD, *map(_row, statuses)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [_aligned(row, widths) for row in rows]
+    return _lines([_HEAD, *map(_row, statuses)], _FIGURES)
 
 
 def plan_table(settings: Sequence[Setting]) -> Table:
@@ -49,6 +50,21 @@ def plan_table(settings: Sequence[Setting]) -> Table:
     for setting in settings:
         table.add_row(Text(setting.attribute), Text(setting.value), Text(setting.origin))
     return table
+
+
+def sets_table(sets: Sequence[BackupSet]) -> Table:
+    """A line a set, for a terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(_SETS_HEAD):
+        table.add_column(name, justify="right" if number in _SETS_FIGURES else "left", overflow="fold")
+    for one in sets:
+        table.add_row(*(Text(cell) for cell in _set_row(one)))
+    return table
+
+
+def sets_lines(sets: Sequence[BackupSet]) -> list[str]:
+    """The same for a pipe or a file."""
+    return _lines([_SETS_HEAD, *map(_set_row, sets)], _SETS_FIGURES)
 
 
 def summary(statuses: Sequence[Status]) -> str:
@@ -74,20 +90,31 @@ def age_text(seconds: float | None) -> str:
 def _row(status: Status) -> tuple[str, ...]:
     downtime = "-" if status.downtime is None else f"{status.downtime:.2f} s"
     return (
-        _printable(status.machine),
-        _printable(status.node or "-"),
+        printable(status.machine),
+        printable(status.node or "-"),
         status.standing.value,
         status.last_success or "-",
         age_text(status.age),
         size_text(status.size),
         downtime,
-        _printable(_remarks(status)),
+        printable(_remarks(status)),
     )
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+def _set_row(one: BackupSet) -> tuple[str, ...]:
+    manifest = one.manifest
+    named = (manifest.machine, manifest.timestamp, manifest.power.value, manifest.consistency)
+    return (*named, size_text(manifest.size), printable(manifest.node), printable(str(one.directory)))
+
+
+def _lines(rows: Sequence[Sequence[str]], figures: Sequence[int]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [_aligned(row, widths, figures) for row in rows]
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int], figures: Sequence[int]) -> str:
     pairs = enumerate(zip(row, widths, strict=True))
-    cells = (cell.rjust(width) if number in _FIGURES else cell.ljust(width) for number, (cell, width) in pairs)
+    cells = (cell.rjust(width) if number in figures else cell.ljust(width) for number, (cell, width) in pairs)
     return "  ".join(cells).rstrip()
 
 
@@ -103,5 +130,6 @@ def _remarks(status: Status) -> str:
     return "; ".join(remarks)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Text without what a terminal would take as a command."""
     return text if text.isprintable() else "".join(one if one.isprintable() else "?" for one in text)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 
 from vmkeep.contract.leaf import NOW, Leaf, Wishes
 from vmkeep.contract.machine import DirectoryDisk, Machine
-from vmkeep.contract.modes import Mode
+from vmkeep.contract.modes import TABLE, Circle, Mode
 from vmkeep.contract.names import Attribute, ObjectClass, Tree
 from vmkeep.contract.plan import Source
 from vmkeep.contract.timestamps import is_timestamp
-from vmkeep.directory.port import AllOf, Claim, Entry, Equals, Filter, Scope, Store
+from vmkeep.directory.port import AllOf, AnyOf, Claim, Entry, Equals, Filter, Scope, Store
 
 _LEAF_DN = re.compile(
     rf"ou=([^,\\]+),\s*ou=backup,\s*{Attribute.MACHINE}=((?:\\.|[^,\\])+),\s*ou=virtual machines,", re.IGNORECASE
@@ -22,6 +22,9 @@ _NUMBER = re.compile(r"-?[0-9]{1,18}")
 _ESCAPED = re.compile(r"((?:\\[0-9A-Fa-f]{2})+)|\\(.)")
 LEAVES = Equals("objectClass", ObjectClass.PROVISIONING)
 STARTING_OR_WORKING = AllOf((LEAVES, Equals(Attribute.STATE, NOW)))
+# A restore that is backed out of leaves these modes for one that asks nobody for anything.
+_IN_RESTORE = tuple(Equals(Attribute.MODE, row.mode) for row in TABLE if row.circle is Circle.RESTORE)
+CONCERNING_AGENTS = AllOf((LEAVES, AnyOf((Equals(Attribute.STATE, NOW), *_IN_RESTORE))))
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,10 @@ def _as_read(leaf: Leaf) -> dict[str, str]:
 
 def _class_if_missing(leaf: Leaf, changes: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]] | None:
     """Leaves made by plain LDAP clients may lack our class; our attributes need it."""
-    ours = any(name.startswith("vmkeep") and values for name, values in changes.items())
+    ours = any(
+        values and (name.startswith("vmkeep") or name == Attribute.RESTORE_WITHOUT_STATE)
+        for name, values in changes.items()
+    )
     return {"objectClass": (ObjectClass.LEAF,)} if ours and not leaf.has_leaf_class else None
 
 
