@@ -1,4 +1,4 @@
-"""One cycle of the controller: read every leaf that has not ended, decide, claim, say one sentence a claim.
+"""One cycle of the controller: read every leaf that has not ended, decide, act, say one sentence a step.
 
 Run by the loop for `serve`, and for `run` with the machines chosen there.
 """
@@ -10,19 +10,33 @@ from datetime import UTC, datetime, timedelta
 
 from structlog.typing import FilteringBoundLogger
 
-from controller.decide import Action, Bounds, View, asked_since, decide, key_of, next_look
+from controller import entries
+from controller.actions import Action, BringInLine, PutBack, Removal, Step
+from controller.decide import Bounds, View, asked_since, decide, is_over, key_of, next_look
 from vmkeep.contract.errors import Refused
-from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.leaf import NOW, Leaf
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute, ObjectClass
 from vmkeep.directory.catalogue import LEAVES, Catalogue, Report, leaf_of
-from vmkeep.directory.port import AllOf, AnyOf, Claim, Entry, Equals, Scope
+from vmkeep.directory.port import AllOf, AnyOf, Claim, Entry, Equals, Present, Scope
 from vmkeep.service.metrics import Metrics
 from vmkeep.service.settings import ControllerSettings
 
-# A finished leaf never needs the controller; the directory answers this from its index of modes.
-_OVER = (Mode.FINISHED, Mode.DELETED)
-NOT_ENDED = AllOf((LEAVES, AnyOf(tuple(Equals(Attribute.MODE, mode) for mode in Mode if mode not in _OVER))))
+# A finished leaf needs the controller only where a restore left something on it. The directory answers this from its
+# indexes of modes, states, and the presence of these attributes.
+_LEFT_BY_RESTORES = (Attribute.CONFLICTS, Attribute.ENTRY, Attribute.ENTRY_BEFORE, Attribute.RESTORE_FROM)
+NOT_ENDED = AllOf(
+    (
+        LEAVES,
+        AnyOf(
+            (
+                *(Equals(Attribute.MODE, mode) for mode in Mode if mode is not Mode.FINISHED),
+                AllOf((Equals(Attribute.STATE, NOW), Equals(Attribute.MODE, Mode.FINISHED))),
+                *(Present(name) for name in _LEFT_BY_RESTORES),
+            )
+        ),
+    )
+)
 _CHANGED = "modifyTimestamp"
 _READ = (
     "objectClass",
@@ -33,6 +47,8 @@ _READ = (
     Attribute.RETURN_VALUE,
     Attribute.MESSAGE,
     Attribute.ATTEMPTS,
+    *_LEFT_BY_RESTORES,
+    Attribute.RESTORE_DISK,
     _CHANGED,
 )
 _GENERALIZED_TIME = re.compile(r"(\d{14})Z")
@@ -87,8 +103,8 @@ class Cycle:
         self.refused = {key_of(leaf): self.refused[key_of(leaf)] for leaf in view.leaves if self._stays_refused(leaf)}
         leaves = tuple(leaf for leaf in view.leaves if key_of(leaf) not in self.refused)
         view = replace(view, leaves=leaves, nodes=self._nodes_if_needed(view))
-        while actions := decide(view, self.clock(), self.bounds):
-            view = self._act(view, actions)
+        while steps := decide(view, self.clock(), self.bounds):
+            view = self._act(view, steps)
         self.metrics.cycles.inc()
         self.metrics.show_modes(leaf.raw_mode for leaf in view.leaves)
         return view
@@ -103,32 +119,52 @@ class Cycle:
         due = next_look(view, now, self.bounds)
         return None if due is None else max((due - now).total_seconds(), 0.0)
 
-    def _act(self, view: View, actions: tuple[Action, ...]) -> View:
-        outcomes = {action.leaf.dn: self._claim(action) for action in actions}
+    def _act(self, view: View, steps: tuple[Step, ...]) -> View:
+        outcomes = {step.leaf.dn: self._taken(step) for step in steps}
         leaves = (outcomes.get(leaf.dn, leaf) for leaf in view.leaves)
         return replace(view, leaves=tuple(leaf for leaf in leaves if leaf is not None))
 
-    def _claim(self, action: Action) -> Leaf | None:
-        """The leaf as it is after a claim that was won; None where nothing more is known about it."""
+    def _taken(self, step: Step) -> Leaf | None:
+        """The leaf as it is after a step; None where nothing more is to be done for it, or known about it."""
         try:
-            outcome = self.catalogue.claim(action.leaf, action.mode, _report(action))
+            match step:
+                case Action():
+                    return self._claim(step)
+                case Removal():
+                    self._remove(step)
+                    return None
+                case BringInLine() | PutBack():
+                    claim = entries.carry_out(self.catalogue, step, self.clock())
+                    return self._claim(claim) if claim else None
         except Refused as why:
-            sentence = f"{action.leaf.machine}: the directory refuses to set {action.mode}: {why.sentence}"
-            self.refused[key_of(action.leaf)] = (action.leaf, sentence)
-            self.log.error(sentence, return_value=int(why.code))  # noqa: TRY400 - an answer of the directory, no bug
+            self._note_refusal(step, why)
             return None
+
+    def _claim(self, action: Action) -> Leaf | None:
+        outcome = self.catalogue.claim(action.leaf, action.mode, _report(action))
         self.metrics.claims.labels(outcome.value).inc()
         if outcome is Claim.LOST:
             # Somebody else moved the leaf; their write wakes us.
             self.log.debug("claim lost", leaf=action.leaf.dn, mode=action.mode.value)
             return None
         self.log.info(action.sentence)
-        return action.outcome if action.mode not in _OVER else None
+        return None if is_over(action.outcome) else action.outcome
+
+    def _remove(self, removal: Removal) -> None:
+        # A deletion knows no condition, so the leaf is looked at again: somebody may have asked for it anew.
+        if entries.as_decided(self.catalogue, removal.leaf) and self.catalogue.store.delete(removal.leaf.dn):
+            self.log.info(removal.sentence)
+
+    def _note_refusal(self, step: Step, why: Refused) -> None:
+        sentence = f"{step.sentence}: the directory refuses: {why.sentence}"
+        self.refused[key_of(step.leaf)] = (step.leaf, sentence)
+        self.log.error(sentence, return_value=int(why.code))
 
     def _nodes_if_needed(self, view: View) -> dict[str, str]:
-        """Where the machines are, read only when a snapshot has been standing for long."""
+        """Where the machines are, read only when something asked for has been standing for long."""
         latest = self.clock() - self.bounds.take_up
-        if not any(leaf.mode is Mode.SNAPSHOT and asked_since(leaf, view) <= latest for leaf in view.leaves):
+        given_up = (Mode.SNAPSHOT, Mode.UNRETAIN_SMALL_FILES)
+        if not any(leaf.mode in given_up and asked_since(leaf, view) <= latest for leaf in view.leaves):
             return {}
         wanted = (Attribute.MACHINE, Attribute.NODE)
         machines = Equals("objectClass", ObjectClass.MACHINE)
@@ -141,7 +177,7 @@ class Cycle:
 
 
 def _report(action: Action) -> Report:
-    extra = {}
+    extra: dict[str, tuple[str, ...]] = {name.value: () for name in action.removed}
     if action.attempts is not None:
         extra[Attribute.ATTEMPTS.value] = (str(action.attempts),) if action.attempts else ()
     return Report(action.state, action.return_value, action.message, extra)

@@ -1,16 +1,18 @@
 """Decides which leaves move, and where to: pure, from what was read and the time now. Called by the cycle.
 
-Every action is one claim. A leaf of a foreign mode or with odd values is left alone and never stops the others.
+Hardly any step is more than one claim. A leaf of a foreign mode or with odd values is left alone and never stops the
+others.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
+from controller.actions import RESTORES_OWN, Action, BringInLine, PutBack, Removal, Step, has_leftovers
 from vmkeep.contract.codes import ReturnValue, meaning_of
 from vmkeep.contract.leaf import NOW, Leaf
-from vmkeep.contract.modes import ROWS, Actor, Mode, asked
+from vmkeep.contract.modes import ROWS, Actor, Circle, Mode, asked
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
 
 # How long leaves of a run may come in before somebody other than the run itself sets them going: a run that is still
@@ -20,6 +22,9 @@ SETTLE = timedelta(seconds=5)
 _BEFORE_THE_BARRIER = (Mode.INITIALIZE, Mode.INITIALIZED, Mode.SNAPSHOT, Mode.SNAPSHOTTING)
 _WORTH_FINISHING = (Mode.MERGING, Mode.RETAINING)
 _ASKED_AGAIN = "asked again"
+_NOT_OF_A_BACKUP = tuple(row.mode for row in ROWS.values() if row.circle is not Circle.BACKUP)
+# Where the machine's entry is rightly being changed, or stays as the restore made it.
+_ENTRY_IS_CHANGED = (Mode.UNRETAINED_LARGE_FILES, Mode.RESTORE, Mode.RESTORING, Mode.RESTORED)
 
 
 @dataclass(frozen=True)
@@ -48,40 +53,10 @@ class View:
     nodes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
-@dataclass(frozen=True)
-class Action:
-    """One claim: the leaf as read, and what it becomes. `message` and `attempts` None: as they are."""
-
-    leaf: Leaf
-    mode: Mode
-    state: str
-    return_value: int = 0
-    message: str | None = None
-    attempts: int | None = None
-
-    @property
-    def sentence(self) -> str:
-        """What the log says of it."""
-        why = f" ({self.message})" if self.message else ""
-        return f"{self.leaf.machine}: {self.leaf.timestamp} {self.leaf.raw_mode} → {self.mode}{why}"
-
-    @property
-    def outcome(self) -> Leaf:
-        """The leaf once the claim is won."""
-        return replace(
-            self.leaf,
-            raw_mode=self.mode.value,
-            state=self.state,
-            return_value=self.return_value,
-            message=self.leaf.message if self.message is None else self.message,
-            attempts=self.leaf.attempts if self.attempts is None else self.attempts,
-        )
-
-
-def decide(view: View, now: datetime, bounds: Bounds) -> tuple[Action, ...]:
-    """What to claim now, one action a leaf at most, in the order of the leaves."""
+def decide(view: View, now: datetime, bounds: Bounds) -> tuple[Step, ...]:
+    """What to do now, one step a leaf at most, in the order of the leaves."""
     verdicts = _verdicts(view, now, bounds)
-    return tuple(verdict for verdict in verdicts if isinstance(verdict, Action))
+    return tuple(verdict for verdict in verdicts if verdict is not None and not isinstance(verdict, datetime))
 
 
 def next_look(view: View, now: datetime, bounds: Bounds) -> datetime | None:
@@ -94,6 +69,11 @@ def is_ended(leaf: Leaf, bounds: Bounds) -> bool:
     return not leaf.is_in_flight and not _is_tried_again(leaf, bounds)
 
 
+def is_over(leaf: Leaf) -> bool:
+    """Whether there is nothing left to do for a leaf, by anybody."""
+    return leaf.mode is Mode.FINISHED and not _is_untidy(leaf)
+
+
 def key_of(leaf: Leaf) -> tuple[str, str]:
     """What tells a leaf from every other, however the directory spells its DN."""
     return leaf.machine.casefold(), leaf.timestamp
@@ -104,8 +84,8 @@ def asked_since(leaf: Leaf, view: View) -> datetime:
     return max(leaf.planned, view.changed.get(leaf.dn, leaf.planned))
 
 
-def _verdicts(view: View, now: datetime, bounds: Bounds) -> list["Action | datetime | None"]:
-    """For each leaf an action, or the time when one may be due, or None."""
+def _verdicts(view: View, now: datetime, bounds: Bounds) -> list[Step | datetime | None]:
+    """For each leaf a step, or the time when one may be due, or None."""
     rules = _Rules(view, now, bounds)
     chosen = (leaf for leaf in view.leaves if view.only is None or leaf.machine.casefold() in view.only)
     return [rules.verdict(leaf) for leaf in chosen]
@@ -124,10 +104,17 @@ class _Rules:
         self._settled_at = _newest_additions(view)
         self._signs_of_life = _signs_of_life(view)
 
-    def verdict(self, leaf: Leaf) -> "Action | datetime | None":
+    def verdict(self, leaf: Leaf) -> Step | datetime | None:
         """What to do with one leaf."""
+        if _is_to_be_put_back(leaf):
+            return PutBack(leaf)
+        if leaf.mode is Mode.FINISHED:
+            return self._tidy(leaf) if _is_untidy(leaf) else None
         if leaf.is_failed:
             return self._try_again(leaf) if _is_tried_again(leaf, self._bounds) else None
+        return self._restored_or_deleted(leaf) if leaf.mode in _NOT_OF_A_BACKUP else self._backed_up(leaf)
+
+    def _backed_up(self, leaf: Leaf) -> Step | datetime | None:
         match leaf.mode:
             case Mode.INITIALIZE:
                 return self._settle(leaf)
@@ -139,8 +126,21 @@ class _Rules:
                 return self._pass_the_barrier(leaf)
             case Mode.MERGED:
                 return self._ask(leaf, Mode.RETAIN)
-            case Mode.RETAINED | Mode.RESTORED:
+            case Mode.RETAINED:
                 return self._end(leaf)
+            case _:
+                return None
+
+    def _restored_or_deleted(self, leaf: Leaf) -> Step | datetime | None:
+        match leaf.mode:
+            case Mode.UNRETAIN_SMALL_FILES:
+                return self._give_up(leaf)
+            case Mode.UNRETAINED_LARGE_FILES:
+                return self._restore(leaf)
+            case Mode.RESTORED:
+                return self._end(leaf)
+            case Mode.DELETED:
+                return Removal(leaf, "its set is deleted")
             case _:
                 return None
 
@@ -151,7 +151,7 @@ class _Rules:
         return due
 
     def _give_up(self, leaf: Leaf) -> Action | datetime | None:
-        if not leaf.is_asked(self._now.date()):
+        if not leaf.is_asked(self._now.date()) or not self._is_known_when_asked(leaf):
             return None
         since = asked_since(leaf, self._view)
         # An agent that is busy with other machines of its node is not missing: this one waits for its turn.
@@ -159,15 +159,19 @@ class _Rules:
         due = _later(max(since, sign_of_life), self._bounds.take_up)
         if self._now < due:
             return due
-        waited = int(self._bounds.take_up.total_seconds())
-        return Action(
-            leaf,
-            Mode.FINISHED,
-            to_timestamp(self._now),
-            ReturnValue.NOT_TAKEN_UP,
-            f"{leaf.machine}: no agent took the snapshot up within {waited} s; is the agent of its node running, "
-            "and does sstNode name that node?",
+        what, code, comfort = "snapshot", ReturnValue.NOT_TAKEN_UP, ""
+        if leaf.mode is Mode.UNRETAIN_SMALL_FILES:
+            # The leaf is the good backup it was before somebody asked.
+            what, code, comfort = "restore", ReturnValue.SUCCESS, "nothing was touched; "
+        message = (
+            f"{leaf.machine}: no agent took the {what} up within {int(self._bounds.take_up.total_seconds())} s; "
+            f"{comfort}is the agent of its node running, and does sstNode name that node?"
         )
+        return Action(leaf, Mode.FINISHED, to_timestamp(self._now), code, message)
+
+    def _is_known_when_asked(self, leaf: Leaf) -> bool:
+        # A backup is asked for when it is planned; a restore of it perhaps years later.
+        return leaf.mode is Mode.SNAPSHOT or leaf.dn in self._view.changed
 
     def _pass_the_barrier(self, leaf: Leaf) -> Action | datetime:
         due = _later(leaf.planned, self._bounds.snapshot_deadline)
@@ -179,8 +183,23 @@ class _Rules:
         # Attempts are counted for one step; the next one starts afresh.
         return Action(leaf, mode, NOW, message=_without_asking_again(leaf), attempts=0 if leaf.attempts else None)
 
-    def _end(self, leaf: Leaf) -> Action:
-        return Action(leaf, Mode.FINISHED, to_timestamp(self._now), message=_without_asking_again(leaf))
+    def _restore(self, leaf: Leaf) -> Step:
+        # Single disks change nothing of the machine's entry.
+        return BringInLine(leaf) if leaf.entry and not leaf.wishes.disks else self._ask(leaf, Mode.RESTORE)
+
+    def _end(self, leaf: Leaf) -> Step:
+        if leaf.wishes.original:
+            return _removal_under_another_name(leaf)
+        removed = RESTORES_OWN if leaf.mode is Mode.RESTORED else ()
+        message = _without_asking_again(leaf)
+        return Action(leaf, Mode.FINISHED, to_timestamp(self._now), message=message, removed=removed)
+
+    def _tidy(self, leaf: Leaf) -> Step:
+        """A leaf that somebody backed out of a restore is the backup it was."""
+        if leaf.wishes.original:
+            return _removal_under_another_name(leaf)
+        removed = RESTORES_OWN if has_leftovers(leaf) else ()
+        return Action(leaf, Mode.FINISHED, _end_of(leaf, self._now), leaf.return_value, removed=removed, said="tidied")
 
     def _try_again(self, leaf: Leaf) -> Action | datetime | None:
         if leaf.mode is None:
@@ -193,6 +212,23 @@ class _Rules:
         why = leaf.message or meaning_of(leaf.return_value)
         message = f"{_ASKED_AGAIN} ({attempt} of {self._bounds.attempts}) after return value {leaf.return_value}: {why}"
         return Action(leaf, asked(leaf.mode), NOW, message=message, attempts=attempt)
+
+
+def _is_to_be_put_back(leaf: Leaf) -> bool:
+    """Whether the machine's entry was changed for a restore that did not happen."""
+    return bool(leaf.entry_before) and leaf.mode is not None and (leaf.is_failed or leaf.mode not in _ENTRY_IS_CHANGED)
+
+
+def _is_untidy(leaf: Leaf) -> bool:
+    return has_leftovers(leaf) or bool(leaf.wishes.original) or leaf.state == NOW
+
+
+def _removal_under_another_name(leaf: Leaf) -> Removal:
+    return Removal(leaf, f"it restored a set of {leaf.wishes.original} and is no backup of this machine")
+
+
+def _end_of(leaf: Leaf, now: datetime) -> str:
+    return to_timestamp(now) if leaf.state == NOW else leaf.state
 
 
 def _is_tried_again(leaf: Leaf, bounds: Bounds) -> bool:

@@ -126,7 +126,8 @@ class _Run:
     def _busy(self) -> dict[str, list[Leaf]]:
         found: dict[str, list[Leaf]] = {}
         for leaf in self._read_leaves():
-            if not is_ended(leaf, self._bounds):
+            # A restored leaf only waits for its end, which the first turn of any controller writes.
+            if not is_ended(leaf, self._bounds) and leaf.mode is not Mode.RESTORED:
                 found.setdefault(leaf.machine.casefold(), []).append(leaf)
         return found
 
@@ -201,7 +202,7 @@ def _taken_on(choice: Choice, leaves: Sequence[Leaf]) -> Choice:
 
 
 def _waits_for_a_person(leaf: Leaf) -> bool:
-    return leaf.mode is not None and ROWS[leaf.mode].circle is not Circle.BACKUP and leaf.mode is not Mode.RESTORED
+    return leaf.mode is not None and ROWS[leaf.mode].circle is not Circle.BACKUP
 
 
 def _crowded_out(choice: Choice) -> Choice:

@@ -5,12 +5,13 @@ A file holds commands and, below each `decide`, the answer up to an empty line. 
     # a remark
     bounds <deadline> <take-up> <attempts> <back-off>     seconds; otherwise 600 300 3 60
     leaf <machine> <timestamp> <mode> <state> [rv=N] [attempts=N] [message=a_text] [date=YYYYMMDD] [changed=TIME]
+         [conflicts=x] [entry=x] [before=x] [disk=vda] [from=machine] [keep-old=x]
     node <machine> <node>                                 where a machine is
     gone <machine>                                        its leaves are no longer there
     complete <timestamp>                                  the leaves of that run are all there
     only <machine> …                                      act on these alone
     decide <time>                                         answers the claims, and when to look again
-    apply <time>                                          as decide; the claims are won
+    apply <time>                                          as decide; the claims are won, the removals made
 
 Times are HH:MM:SS of 2026-01-01, or whole timestamps.
 """
@@ -21,8 +22,9 @@ from pathlib import Path
 
 import pytest
 
-from controller.decide import Action, Bounds, View, decide, next_look
-from vmkeep.contract.leaf import Leaf
+from controller.actions import Action, Removal, Step
+from controller.decide import Bounds, View, decide, next_look
+from vmkeep.contract.leaf import Leaf, Wishes
 from vmkeep.contract.names import Tree
 from vmkeep.contract.timestamps import from_timestamp, to_timestamp
 
@@ -94,6 +96,14 @@ class Scene:
             attempts=int(values.get("attempts", 0)),
             message=values.get("message", "").replace("_", " "),
             execution_date=int(values.get("date", 0)),
+            conflicts=values.get("conflicts", ""),
+            entry=values.get("entry", ""),
+            entry_before=values.get("before", ""),
+            wishes=Wishes(
+                disks=tuple(filter(None, [values.get("disk")])),
+                original=values.get("from", ""),
+                keep_old="keep-old" in values,
+            ),
         )
         others = tuple(one for one in self._view.leaves if one.dn != leaf.dn)
         changed = {dn: moment for dn, moment in self._view.changed.items() if dn != leaf.dn}
@@ -102,25 +112,35 @@ class Scene:
         self._view = replace(self._view, leaves=(*others, leaf), changed=changed)
 
     def _decide(self, command: str, now: datetime) -> list[str]:
-        actions = decide(self._view, now, self._bounds)
-        lines = [_told(action) for action in actions]
+        steps = decide(self._view, now, self._bounds)
+        lines = [_told(step) for step in steps]
         due = next_look(self._view, now, self._bounds)
         if due is not None:
             lines.append(f"  look again at {to_timestamp(due)}")
         if command == "apply":
-            outcomes = {action.leaf.dn: action.outcome for action in actions}
-            leaves = tuple(outcomes.get(leaf.dn, leaf) for leaf in self._view.leaves)
-            self._view = replace(self._view, leaves=leaves)
+            outcomes = {step.leaf.dn: _afterwards(step) for step in steps}
+            leaves = (outcomes.get(leaf.dn, leaf) for leaf in self._view.leaves)
+            self._view = replace(self._view, leaves=tuple(leaf for leaf in leaves if leaf))
         return lines or ["  nothing"]
 
 
-def _told(action: Action) -> str:
+def _afterwards(step: Step) -> Leaf | None:
+    if isinstance(step, Removal):
+        return None
+    return step.outcome if isinstance(step, Action) else step.leaf
+
+
+def _told(action: Step) -> str:
+    if not isinstance(action, Action):
+        return f"  {action.sentence}"
     parts = [f"  {action.leaf.machine}: {action.leaf.raw_mode} → {action.mode}", f"State {action.state}"]
     parts.append(f"ReturnValue {int(action.return_value)}")
     if action.attempts is not None:
         parts.append(f"attempts {action.attempts}")
     if action.message is not None:
         parts.append(f"message {action.message!r}")
+    if action.removed:
+        parts.append(f"without {' '.join(action.removed)}")
     return ", ".join(parts)
 
 

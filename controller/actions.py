@@ -1,0 +1,118 @@
+"""What the controller can do with a leaf: a claim, a removal, and what a restore does to the machine's entry. Pure.
+
+Decided by `decide`, carried out by the cycle; each says its one sentence.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from vmkeep.contract.leaf import Leaf, Wishes
+from vmkeep.contract.modes import Mode
+from vmkeep.contract.names import Attribute
+
+# What a restore leaves on its leaf. What is kept of the old machine (vmkeepKeepOld) is for the admin to let go, and
+# vmkeepRestoreFrom goes only with its leaf, which would pass for a backup of the wrong machine without it.
+RESTORES_OWN = (
+    *(Attribute.CONFLICTS, Attribute.ENTRY, Attribute.ENTRY_BEFORE),
+    *(Attribute.RESTORE_DISK, Attribute.RESTORE_ISOLATED, Attribute.RESTORE_KEEP_MAC),
+    Attribute.RESTORE_WITHOUT_STATE,
+)
+ENTRIES = (Attribute.ENTRY, Attribute.ENTRY_BEFORE)
+
+
+@dataclass(frozen=True)
+class Action:
+    """One claim: the leaf as read, and what it becomes. `message` and `attempts` None: as they are.
+
+    `removed` are attributes that go with it; `said` is what the log says instead of the move.
+    """
+
+    leaf: Leaf
+    mode: Mode
+    state: str
+    return_value: int = 0
+    message: str | None = None
+    attempts: int | None = None
+    removed: tuple[Attribute, ...] = ()
+    said: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """What the log says of it."""
+        why = f" ({self.message})" if self.message else ""
+        return f"{_named(self.leaf)} {self.said or f'{self.leaf.raw_mode} → {self.mode}'}{why}"
+
+    @property
+    def outcome(self) -> Leaf:
+        """The leaf once the claim is won."""
+        moved = replace(
+            self.leaf,
+            raw_mode=self.mode.value,
+            state=self.state,
+            return_value=self.return_value,
+            message=self.leaf.message if self.message is None else self.message,
+            attempts=self.leaf.attempts if self.attempts is None else self.attempts,
+        )
+        return _without(moved, self.removed)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """The leaf goes: its set is deleted, or it was never a backup of its machine."""
+
+    leaf: Leaf
+    why: str
+
+    @property
+    def sentence(self) -> str:
+        """What the log says of it."""
+        return f"{_named(self.leaf)} {self.leaf.raw_mode} → removed ({self.why})"
+
+
+@dataclass(frozen=True)
+class BringInLine:
+    """The machine's entry becomes what vmkeepEntry says; then the restore is asked for."""
+
+    leaf: Leaf
+
+    @property
+    def sentence(self) -> str:
+        """What the log says of it."""
+        return f"{_named(self.leaf)} the machine's entry is brought in line with the saved one"
+
+
+@dataclass(frozen=True)
+class PutBack:
+    """The machine's entry becomes what vmkeepEntryBefore says: the restore did not happen."""
+
+    leaf: Leaf
+
+    @property
+    def sentence(self) -> str:
+        """What the log says of it."""
+        return f"{_named(self.leaf)} the machine's entry is put back as it was before the restore"
+
+
+Step: TypeAlias = Action | Removal | BringInLine | PutBack
+
+
+def has_leftovers(leaf: Leaf) -> bool:
+    """Whether an ended leaf still carries what only a restore under way should."""
+    return bool(leaf.conflicts or leaf.entry or leaf.entry_before)
+
+
+def _named(leaf: Leaf) -> str:
+    return f"{leaf.machine}: {leaf.timestamp}"
+
+
+def _without(leaf: Leaf, removed: tuple[Attribute, ...]) -> Leaf:
+    wishes = leaf.wishes
+    if removed == RESTORES_OWN:
+        wishes = Wishes(original=wishes.original, keep_old=wishes.keep_old, delete_last=wishes.delete_last)
+    return replace(
+        leaf,
+        conflicts="" if Attribute.CONFLICTS in removed else leaf.conflicts,
+        entry="" if Attribute.ENTRY in removed else leaf.entry,
+        entry_before="" if Attribute.ENTRY_BEFORE in removed else leaf.entry_before,
+        wishes=wishes,
+    )

@@ -1,0 +1,114 @@
+"""Brings a machine's entry in line with a restore, and puts it back when the restore did not happen.
+
+Called by the cycle. The entry as it is is kept on the leaf before the first change. Killed anywhere, the next turn does
+it again to the same end: what is kept is never written twice, and a change that is made already is none.
+"""
+
+from datetime import datetime
+
+from controller.actions import ENTRIES, RESTORES_OWN, Action, BringInLine, PutBack
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
+from vmkeep.contract.leaf import NOW, Leaf
+from vmkeep.contract.modes import Mode
+from vmkeep.contract.names import Attribute
+from vmkeep.contract.timestamps import is_timestamp, to_timestamp
+from vmkeep.directory.alignment import align, changes, read_before, read_saved
+from vmkeep.directory.catalogue import Catalogue
+from vmkeep.directory.equality import normal_dn
+from vmkeep.directory.ldif_text import to_ldif
+from vmkeep.directory.port import Claim, Entry
+
+_HOW_TO_GO_ON = (
+    "the machine's entry is as it was before; mend the LDIF in retain (or the directory) and set unretainLargeFiles "
+    "again, or back out with finished"
+)
+_NOT_PUT_BACK = "its entry could not be put back from vmkeepEntryBefore, which holds it as it was; do that by hand"
+
+
+def carry_out(catalogue: Catalogue, step: BringInLine | PutBack, now: datetime) -> Action | None:
+    """Change the entries; the claim that is then due, or None where somebody else moved the leaf.
+
+    Raises Refused when even putting back is refused.
+    """
+    if isinstance(step, BringInLine):
+        return _bring_in_line(catalogue, step.leaf, now)
+    return _put_back(catalogue, step.leaf, now)
+
+
+def as_decided(catalogue: Catalogue, leaf: Leaf) -> Leaf | None:
+    """The leaf read afresh, whole; None where it is no longer where it was when that was decided."""
+    fresh = catalogue.leaf(leaf.dn)
+    is_same = fresh is not None and (fresh.raw_mode, fresh.state) == (leaf.raw_mode, leaf.state)
+    return fresh if is_same else None
+
+
+def _bring_in_line(catalogue: Catalogue, decided: Leaf, now: datetime) -> Action | None:
+    # Entries first, leaf second: where the leaf holds no copy then, nobody had begun to change the entries when read.
+    live = _live(catalogue, decided.machine)
+    leaf = as_decided(catalogue, decided)
+    if leaf is None:
+        return None
+    try:
+        if not _aligned(catalogue, leaf, live):
+            return None
+    except Refused as why:
+        return _given_up(catalogue, leaf, why, now)
+    said = f"{leaf.raw_mode} → {Mode.RESTORE}, the machine's entry is in line with the saved one"
+    return Action(leaf, Mode.RESTORE, NOW, said=said)
+
+
+def _aligned(catalogue: Catalogue, leaf: Leaf, live: list[Entry]) -> bool:
+    """False where the leaf moved meanwhile."""
+    saved = read_saved(leaf.entry, leaf.machine, catalogue.tree)
+    if not leaf.entry_before and not _kept(catalogue, leaf, live):
+        return False
+    align(catalogue.store, changes(saved, live, leaf.machine, catalogue.tree))
+    return True
+
+
+def _kept(catalogue: Catalogue, leaf: Leaf, live: list[Entry]) -> bool:
+    text = to_ldif(live)
+    read_before(text, leaf.machine, catalogue.tree)  # what could not be read back is no way back
+    return catalogue.note(leaf, {Attribute.ENTRY_BEFORE: (text,)}) is Claim.WON
+
+
+def _given_up(catalogue: Catalogue, leaf: Leaf, why: Refused, now: datetime) -> Action | None:
+    fresh = as_decided(catalogue, leaf)
+    if fresh is None:
+        return None
+    removed: tuple[Attribute, ...] = (Attribute.ENTRY_BEFORE,)
+    message = f"{why.sentence}; {_HOW_TO_GO_ON}"
+    try:
+        _restore_before(catalogue, fresh)
+    except Refused as second:
+        removed = ()
+        message = f"{why.sentence}; and {_NOT_PUT_BACK}: {second.sentence}"
+    code = ReturnValue.CANNOT_SAVE_BACKEND_ENTRY
+    return Action(fresh, Mode.UNRETAINED_LARGE_FILES, to_timestamp(now), code, message, removed=removed)
+
+
+def _put_back(catalogue: Catalogue, decided: Leaf, now: datetime) -> Action | None:
+    leaf = as_decided(catalogue, decided)
+    if leaf is None or leaf.mode is None:
+        return None
+    _restore_before(catalogue, leaf)
+    is_end = leaf.mode is Mode.FINISHED
+    state = to_timestamp(now) if is_end and not is_timestamp(leaf.state) else leaf.state
+    said = "the machine's entry is as it was before the restore"
+    removed = RESTORES_OWN if is_end else ENTRIES
+    return Action(leaf, leaf.mode, state, leaf.return_value, removed=removed, said=said)
+
+
+def _restore_before(catalogue: Catalogue, leaf: Leaf) -> None:
+    if not leaf.entry_before:
+        return
+    before = read_before(leaf.entry_before, leaf.machine, catalogue.tree)
+    live = _live(catalogue, leaf.machine)
+    align(catalogue.store, changes(before, live, leaf.machine, catalogue.tree, exactly=True))
+
+
+def _live(catalogue: Catalogue, machine: str) -> list[Entry]:
+    """The machine's entries, without its plan and what lies below that."""
+    plan = normal_dn(catalogue.tree.machine_plan(machine))
+    return [entry for entry in catalogue.subtree(machine) if normal_dn(entry.dn)[-len(plan) :] != plan]
