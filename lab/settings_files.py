@@ -17,11 +17,18 @@ def write_agent_settings(node: Node, slapd: Slapd) -> Path:
         _line("allowed_roots", sorted({str(node.folder), str(node.backup)})),
         _line("state_directory", str(node.state)),
         _line("libvirt_state_directory", str(node.libvirt_state)),
+        _line("readable_roots", [str(_boot_folder(node)), "/usr/share/OVMF"]),
+        _line("writable_roots", [str(node.folder / "serial"), "/var/log/libvirt", "/var/lib/libvirt/qemu/channel"]),
         _directory(slapd, slapd.identities[node.name]),
         "[logs]",
         _line("form", "json"),
     ]
     return _write(path, lines)
+
+
+def _boot_folder(node: Node) -> Path:
+    """Where the cluster keeps what Linux guests boot from: beside the folder of all nodes."""
+    return node.folder.parent.parent / "boot"
 
 
 def write_controller_settings(folder: Path, slapd: Slapd) -> Path:

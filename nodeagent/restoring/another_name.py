@@ -120,7 +120,7 @@ def _renamed_file(basename: str, old: str, new: str) -> str:
 
 
 def _rename(root: etree._Element, new: NewIdentity) -> None:
-    root.attrib.pop("id", None)
+    root.attrib.pop("id", "")
     for tag, text in (("name", check_name(new.name)), ("uuid", new.uuid)):
         element = root.find(tag)
         if element is None:
@@ -160,7 +160,7 @@ def _renumber_cards(root: etree._Element, new: NewIdentity) -> None:
         for device in card.findall("target"):
             _drop(device)  # the host's end of the cable; a fixed name can be there only once
         for source in card.findall("source"):
-            source.attrib.pop("portid", None)
+            source.attrib.pop("portid", "")
         if new.macs is not None:
             _child(card, "mac").set("address", new.macs[number])
         if new.isolated:
@@ -189,7 +189,7 @@ def _part_from_host(root: etree._Element, old: str, new: str) -> None:
 def _free_ports(graphics: etree._Element, old: str, new: str) -> None:
     if graphics.get("port") or graphics.get("autoport"):
         for name in ("port", "tlsPort", "websocket"):
-            graphics.attrib.pop(name, None)
+            graphics.attrib.pop(name, "")
         graphics.set("autoport", "yes")
     for element in (graphics, *graphics.findall("listen")):
         path = element.get("socket")

@@ -266,7 +266,9 @@ def sentence(conflicts: Sequence[Conflict]) -> str:
         return "nothing differs"
     counted = Counter(one.kind for one in conflicts)
     kinds = ", ".join(kind if count == 1 else f"{kind} ({count}×)" for kind, count in counted.items())
-    told = "; ".join(f"{_cut(one.what, 60)}: saved {_said(one.saved)}, live {_said(one.live)}" for one in conflicts)
+    told = "; ".join(
+        f"{_cut(one.what, 60)}: saved {_in_sentence(one.saved)}, live {_in_sentence(one.live)}" for one in conflicts
+    )
     whole = " ".join(f"differs: {kinds}. {told}".split())
     return whole if len(whole) <= SENTENCE_LENGTH else whole[: SENTENCE_LENGTH - 2] + " …"
 
@@ -294,7 +296,7 @@ def _what_to_do(machine: str) -> list[str]:
     ]
 
 
-def _said(value: str) -> str:
+def _in_sentence(value: str) -> str:
     return _cut(value, 100) or "nothing"
 
 

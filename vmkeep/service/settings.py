@@ -116,6 +116,8 @@ class LimitSettings(Section):
     snapshots: PositiveInt = Field(default=2, description="snapshots at once")
     merges: PositiveInt = Field(default=2, description="merges at once")
     retains: PositiveInt = Field(default=2, description="retains at once")
+    restores: PositiveInt = Field(default=2, description="restores at once")
+    deletions: PositiveInt = Field(default=2, description="deletions at once")
 
 
 class NodeAgentSettings(Section):
@@ -143,6 +145,37 @@ class NodeAgentSettings(Section):
         default=None,
         description="NVRAM files must lie below one of these; when not set: qemu/nvram below libvirt_state_directory, "
         "and the image roots",
+    )
+    readable_roots: AbsolutePaths = Field(
+        default=(
+            "/usr/share/OVMF",
+            "/usr/share/ovmf",
+            "/usr/share/AAVMF",
+            "/usr/share/edk2",
+            "/usr/share/edk2-ovmf",
+            "/usr/share/qemu",
+            "/usr/share/seabios",
+            "/usr/share/qemu-efi-aarch64",
+            "/var/lib/libvirt/boot",
+            "/var/lib/libvirt/images",
+        ),
+        description="firmware, kernels and read-only media that a restored machine names must lie below one of these; "
+        "read-only media may lie below the image roots too",
+    )
+    writable_roots: AbsolutePaths = Field(
+        default=("/var/log/libvirt", "/var/lib/libvirt/qemu/channel", "/run/libvirt/qemu"),
+        description="log files and sockets that a restored machine names must lie below one of these",
+    )
+    emulators: AbsolutePaths = Field(
+        default=(
+            "/usr/bin/qemu-system-x86_64",
+            "/usr/bin/qemu-system-i386",
+            "/usr/bin/qemu-system-aarch64",
+            "/usr/bin/qemu-kvm",
+            "/usr/bin/kvm",
+            "/usr/libexec/qemu-kvm",
+        ),
+        description="the programs that a restored machine may be run by",
     )
     limits: LimitSettings = Field(default=LimitSettings(), description="how much at once")
     qemu_img_seconds: PositiveFloat = Field(default=60, description="time limit of a qemu-img call that copies no data")
