@@ -15,13 +15,15 @@ from nodeagent.host.images import Images
 from nodeagent.host.programs import run
 from nodeagent.journal import Journals
 from nodeagent.operations.survey import Rules, Surveyor
+from nodeagent.restoring.allowed import AllowedPlaces
 from nodeagent.runner import Patience
 from nodeagent.steps import Host
+from nodeagent.unretained import Unretained
 from nodeagent.work import Workshop
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.names import Tree
 from vmkeep.directory import open_store
-from vmkeep.directory.catalogue import STARTING_OR_WORKING, Catalogue
+from vmkeep.directory.catalogue import CONCERNING_AGENTS, Catalogue
 from vmkeep.directory.port import Watcher
 from vmkeep.service.settings import NodeAgentSettings
 
@@ -36,7 +38,7 @@ class Assembly:
 
     def watch(self, wake: Callable[[], None]) -> Watcher:
         """Wake up whenever a leaf asks for work."""
-        return self.shop.catalogue.store.watch(self.shop.catalogue.tree.machines, STARTING_OR_WORKING, wake)
+        return self.shop.catalogue.store.watch(self.shop.catalogue.tree.machines, CONCERNING_AGENTS, wake)
 
     def close(self) -> None:
         """Let go of directory and libvirt."""
@@ -50,16 +52,24 @@ def assemble(settings: NodeAgentSettings, wake: Callable[[], None]) -> Assembly:
     catalogue = Catalogue(open_store(settings.directory), Tree(settings.directory.suffix))
     host = Host(
         node=settings.node,
-        hypervisor=Hypervisor(settings.libvirt_uri),
+        hypervisor=Hypervisor(settings.libvirt_uri, settings.libvirt_seconds),
         images=Images(settings.qemu_img_seconds, settings.data_seconds),
         roots=_roots(settings),
         versions={"vmkeep": version("vmkeep")},
+        unretained=Unretained(state / "unretained"),
     )
     rules = Rules(
         settings.allowed_roots,
         settings.image_roots,
         settings.effective_nvram_roots,
         settings.libvirt_state_directory,
+        restored=AllowedPlaces(
+            image_roots=settings.image_roots,
+            nvram_roots=settings.effective_nvram_roots,
+            readable_roots=settings.readable_roots,
+            writable_roots=settings.writable_roots,
+            emulators=settings.emulators,
+        ),
     )
     shop = Workshop(
         catalogue=catalogue,

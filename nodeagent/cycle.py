@@ -13,8 +13,18 @@ from datetime import UTC, datetime
 from functools import partial
 
 from nodeagent.journal import Journal
-from nodeagent.reporting import report
-from nodeagent.work import PLANS, Counter, Workshop, end_after_a_bug, go_on, take_up
+from nodeagent.order import Order
+from nodeagent.reporting import refuse_what_is_no_backup, report
+from nodeagent.work import (
+    PLANS,
+    Counter,
+    Workshop,
+    clean_up_after_restore,
+    end_after_a_bug,
+    go_on,
+    is_in_restore,
+    take_up,
+)
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import NOW, Leaf
 from vmkeep.contract.modes import Mode, at_work
@@ -57,9 +67,14 @@ class Agent:
             Mode.SNAPSHOTTING: limits.snapshots,
             Mode.MERGING: limits.merges,
             Mode.RETAINING: limits.retains,
+            Mode.UNRETAINING_SMALL_FILES: limits.restores,
+            Mode.UNRETAINING_LARGE_FILES: limits.restores,
+            Mode.RESTORING: limits.restores,
+            Mode.DELETING: limits.deletions,
         }
         self._progress_seconds = progress_seconds
         self._wake = wake
+        self._kept: set[str] = set()  # leaves whose restore's replaced files are kept on request
         self._jobs: dict[tuple[str, str, Mode], Job] = {}
         self._not_before: dict[tuple[str, str, Mode], float] = {}
         self._lock = threading.Condition()  # notified when a job ends
@@ -78,6 +93,7 @@ class Agent:
                 self._consider(leaf)
             except Refused as why:
                 self._shop.log.error(why.sentence, machine=leaf.machine, leaf=leaf.timestamp)  # noqa: TRY400 - no bug
+        self._clean_up_after_restores()
         self._note_progress()
         return self._next_turn()
 
@@ -118,6 +134,23 @@ class Agent:
                 report(self._shop.catalogue, fresh, self._shop.log)
             except Refused as why:
                 self._shop.log.error(why.sentence, machine=order.machine, mode=order.mode)  # noqa: TRY400 - no bug
+
+    def _clean_up_after_restores(self) -> None:
+        """Clear what is left of restores whose leaf has ended, was backed out or is gone; nobody asks for that."""
+        unfinished = {(journal.order.machine, journal.order.timestamp) for journal in self._shop.journals.all()}
+        for order in self._shop.host.unretained.all():
+            leaf = self._shop.catalogue.leaf(order.leaf_dn)
+            keep_old = leaf is not None and leaf.wishes.keep_old
+            is_kept = keep_old and order.leaf_dn in self._kept
+            if not is_in_restore(leaf) and not is_kept and (order.machine, order.timestamp) not in unfinished:
+                job = Job(order.machine, order.timestamp, Mode.FINISHED, None)
+                self._start(job, partial(self._clean_up, order, keep_old))
+
+    def _clean_up(self, order: Order, keep_old: bool) -> None:
+        if clean_up_after_restore(self._shop, order, keep_old=keep_old):
+            self._kept.discard(order.leaf_dn)
+        else:
+            self._kept.add(order.leaf_dn)
 
     def _leaves(self) -> Iterator[Leaf]:
         """Leaves that ask for work or are at work, the oldest first, so that nobody starves."""
@@ -161,6 +194,9 @@ class Agent:
         return machine is not None and (machine.node or "").casefold() == self._node.casefold()
 
     def _claim(self, leaf: Leaf, mode: Mode) -> Leaf | None:
+        if mode is Mode.UNRETAINING_SMALL_FILES and leaf.return_value:
+            refuse_what_is_no_backup(self._shop.catalogue, leaf, self._shop.host.wall_clock())
+            return None
         if self._shop.catalogue.claim(leaf, mode, Report(NOW)) is Claim.LOST:
             return None
         self._shop.log.info(str(mode), machine=leaf.machine, leaf=leaf.timestamp)

@@ -43,6 +43,17 @@ def refuse(catalogue: Catalogue, leaf: Leaf, outcome: Outcome) -> Claim:
     return catalogue.claim(leaf, leaf.mode, Report(state, outcome.code, _printable(outcome.sentence)))
 
 
+def refuse_what_is_no_backup(catalogue: Catalogue, leaf: Leaf, at: float) -> Claim:
+    """Report that a restore was asked for on a leaf that never was a good backup; the claim and its end in one."""
+    sentence = (
+        f"{leaf.machine}: {leaf.timestamp} is no good backup: its return value is {leaf.return_value} "
+        f"({meaning_of(leaf.return_value)}); restore from a leaf that is finished with 0"
+    )
+    state = to_timestamp(datetime.fromtimestamp(at, UTC))
+    report = Report(state, int(ReturnValue.WRONG_STATE_INFORMATION), sentence)
+    return catalogue.claim(leaf, Mode.UNRETAINING_SMALL_FILES, report)
+
+
 def _claim(catalogue: Catalogue, leaf: Leaf, journal: Journal, outcome: Outcome) -> Claim:
     if outcome.code != ReturnValue.SUCCESS:
         return refuse(catalogue, leaf, outcome)
@@ -63,6 +74,11 @@ def _figures(leaf: Leaf, journal: Journal, outcome: Outcome) -> dict[str, Sequen
         figures |= {Attribute.BYTES_DONE: (total,), Attribute.BYTES_TOTAL: (total,), Attribute.PERCENT: ("100",)}
     if order.mode is Mode.RETAINING:
         figures[Attribute.SET_DIRECTORY] = (str(order.paths.backup),)
+    if order.mode is Mode.UNRETAINING_SMALL_FILES:
+        figures[Attribute.CONFLICTS] = (order.set.conflicts,)
+        figures[Attribute.SET_DIRECTORY] = (order.set.set_directory,)
+    if order.mode is Mode.UNRETAINING_LARGE_FILES and order.set.ldif:
+        figures[Attribute.ENTRY] = (order.set.ldif,)
     told = (
         (Attribute.SIZE, "size"),
         (Attribute.CONSISTENCY, "consistency"),

@@ -16,6 +16,7 @@ from nodeagent.host.images import Images
 from nodeagent.host.qcow2 import Header
 from nodeagent.journal import Fact
 from nodeagent.order import Ownership
+from nodeagent.unretained import Unretained
 from vmkeep.contract.codes import ReturnValue
 
 Facts: TypeAlias = Mapping[str, Fact]
@@ -73,6 +74,7 @@ class Host:
     images: Images
     roots: Sequence[str]
     versions: Mapping[str, str]
+    unretained: Unretained
     wall_clock: Callable[[], float] = time.time
     progress: Progress = field(default=no_progress)
 

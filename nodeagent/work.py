@@ -13,10 +13,14 @@ from structlog.typing import FilteringBoundLogger
 
 from nodeagent.host.locks import machine_lock
 from nodeagent.journal import Journal, Journals, Outcome
+from nodeagent.operations.cleaning import clean_up
+from nodeagent.operations.deletion import delete
 from nodeagent.operations.merge import merge
+from nodeagent.operations.restore import restore
 from nodeagent.operations.retain import retain
 from nodeagent.operations.snapshot import snapshot
 from nodeagent.operations.survey import Surveyor
+from nodeagent.operations.unretain import unretain_large_files, unretain_small_files
 from nodeagent.order import Order
 from nodeagent.reporting import refuse, report
 from nodeagent.runner import Patience, Runner
@@ -25,13 +29,17 @@ from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.machine import check_name
-from vmkeep.contract.modes import Mode
+from vmkeep.contract.modes import ROWS, Circle, Mode
 from vmkeep.directory.catalogue import Catalogue
 
 PLANS: dict[Mode, Callable[[Order, Host], tuple[Step, ...]]] = {
     Mode.SNAPSHOTTING: snapshot,
     Mode.MERGING: merge,
     Mode.RETAINING: retain,
+    Mode.UNRETAINING_SMALL_FILES: unretain_small_files,
+    Mode.UNRETAINING_LARGE_FILES: unretain_large_files,
+    Mode.RESTORING: restore,
+    Mode.DELETING: delete,
 }
 
 
@@ -110,6 +118,21 @@ def _carry_out(shop: Workshop, journal: Journal, counter: Counter) -> None:
     runner = Runner(journal, shop.host.wall_clock, shop.patience)
     runner.run(PLANS[order.mode](order, host))
     report(shop.catalogue, journal, shop.log)
+
+
+def is_in_restore(leaf: Leaf | None) -> bool:
+    """Whether a restore of this leaf is still to end; a mode nobody knows may be some other tool's hold on it."""
+    return leaf is not None and (leaf.mode is None or ROWS[leaf.mode].circle is Circle.RESTORE)
+
+
+def clean_up_after_restore(shop: Workshop, order: Order, *, keep_old: bool) -> bool:
+    """Clear what a restore left in retain; True where nothing is left. TryLater where the machine is worked on."""
+    with machine_lock(shop.locks, order.machine):
+        if is_in_restore(shop.catalogue.leaf(order.leaf_dn)):
+            return True  # asked for again meanwhile
+        is_cleared = clean_up(order, shop.host, keep_old=keep_old)
+        shop.log.info("cleared after a restore", machine=order.machine, leaf=order.timestamp, keeps_old=not is_cleared)
+        return is_cleared
 
 
 def end_after_a_bug(shop: Workshop, job: tuple[str, str, Mode], leaf: Leaf | None, why: Exception) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 
 from nodeagent.host.errors import HostFailure
 
+_BLOCK = 512  # the unit of st_blocks
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -124,6 +125,11 @@ class Folder:
         """What an ordinary writer may still use here."""
         found = os.fstatvfs(self.descriptor)
         return found.f_bavail * found.f_frsize
+
+    def allocated(self, name: str) -> int:
+        """Bytes that a file takes up here, holes left out; 0 where there is none."""
+        found = self.status(name)
+        return found.st_blocks * _BLOCK if found else 0
 
     @property
     def device(self) -> int:

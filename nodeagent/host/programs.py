@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nodeagent.host.errors import HostFailure
@@ -18,8 +18,11 @@ _GRACE_SECONDS = 5.0
 _MOST_WORDS = 2000
 
 
-def run(program: str, arguments: Sequence[str], seconds: float) -> str:
-    """Run a program to its end and return what it printed; HostFailure where it fails or outlives its time."""
+def run(program: str, arguments: Sequence[str], seconds: float, well: Collection[int] = (0,)) -> str:
+    """Run a program to its end and return what it printed; HostFailure where it fails or outlives its time.
+
+    `well` are the exit codes that are no failure.
+    """
     argv = [str(_find(program)), *arguments]
     process = subprocess.Popen(
         argv,
@@ -36,7 +39,7 @@ def run(program: str, arguments: Sequence[str], seconds: float) -> str:
     except subprocess.TimeoutExpired:
         _end(process)
         raise HostFailure(f"{' '.join(argv)} did not end within {seconds:g} s and was stopped") from None
-    if process.returncode:
+    if process.returncode not in well:
         raise HostFailure(f"{' '.join(argv)} failed: {printed.strip()[-_MOST_WORDS:]}")
     return printed
 

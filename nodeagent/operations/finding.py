@@ -95,23 +95,24 @@ def _directory(leaf: Leaf, original: str, backup_root: str, roots: Sequence[str]
                 f"{leaf.machine}: vmkeepSetDirectory is {leaf.set_directory!r}; it must be an absolute path of a set",
             )
         return directory
-    places = _places(PurePosixPath(backup_root), original, leaf.timestamp, roots)
+    found = places_of(PurePosixPath(backup_root), original, leaf.timestamp, roots)
+    places = [place for place in found if f"{MANIFEST_NAME}.{leaf.timestamp}" in _names(place, roots)]
     if len(places) != 1:
-        found = "lies at several places: " + ", ".join(map(str, places)) if places else f"is not below {backup_root}"
+        where = "lies at several places: " + ", ".join(map(str, places)) if places else f"is not below {backup_root}"
         raise Refused(
             ReturnValue.MISSING_FILES,
-            f"{leaf.machine}: the set of {original} at {leaf.timestamp} {found}; set vmkeepSetDirectory on the leaf",
+            f"{leaf.machine}: the set of {original} at {leaf.timestamp} {where}; set vmkeepSetDirectory on the leaf",
         )
     return places[0]
 
 
-def _places(root: PurePosixPath, machine: str, timestamp: str, roots: Sequence[str]) -> list[PurePosixPath]:
+def places_of(root: PurePosixPath, machine: str, timestamp: str, roots: Sequence[str]) -> list[PurePosixPath]:
+    """Every directory below a backup root that is named for this backup, complete or not."""
     found = []
     for vmtype in MACHINE_TYPES:
         for pool in _names(root / vmtype, roots):
-            directory = root / vmtype / pool / machine / timestamp
-            if f"{MANIFEST_NAME}.{timestamp}" in _names(directory, roots):
-                found.append(directory)
+            if timestamp in _names(root / vmtype / pool / machine, roots):
+                found.append(root / vmtype / pool / machine / timestamp)
     return found
 
 

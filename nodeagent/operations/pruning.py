@@ -9,7 +9,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import PurePath
 
-from nodeagent.host.folders import Folder, open_folder
+from nodeagent.host.folders import Access, Folder, open_folder
 from vmkeep.contract.paths import MANIFEST_NAME
 from vmkeep.contract.timestamps import is_timestamp
 
@@ -72,3 +72,19 @@ def _remove_files(machine: Folder, timestamp: str) -> None:
 def _inside(machine: Folder, name: str) -> Iterator[Folder]:
     with open_folder(machine.path / name, [str(machine.path)]) as folder:
         yield folder
+
+
+def remove_iteration(machine_directory: PurePath, roots: Sequence[str], timestamp: str) -> None:
+    """Remove one iteration, complete or not; fine where it is gone. It stops being a set before its first file goes."""
+    try:
+        with open_folder(machine_directory, roots) as machine:
+            if not machine.exists(timestamp):
+                return
+            if _is_complete(machine, timestamp):
+                _remove_set(machine, timestamp)
+                return
+            with _inside(machine, timestamp) as folder:
+                folder.write(_REMOVING, b"", Access(mode=0o600))
+            _remove_files(machine, timestamp)
+    except FileNotFoundError:
+        return

@@ -14,33 +14,25 @@ from vmkeep.contract.errors import Refused
 
 _MARGIN = 1.05
 _PLAIN = Access(mode=0o600)
-_BLOCK = 512  # the unit of st_blocks
 
 
 def require_same_filesystem(order: Order, roots: Sequence[str]) -> None:
     """Images are renamed into retain, so both must lie on one filesystem."""
     with open_folder(PurePosixPath(order.retain_root), roots) as retain:
         for disk in order.disks:
-            with open_folder(PurePosixPath(disk.path).parent, roots) as images:
-                if images.device != retain.device:
-                    raise Refused(
-                        ReturnValue.CANNOT_RENAME_IMAGE,
-                        f"{order.machine}: the image {disk.path} and sstBackupRetainDirectory {order.retain_root} "
-                        "lie on different filesystems; name a retain directory on the images' own",
-                    )
+            if _device(PurePosixPath(disk.path).parent, roots) != retain.device:
+                raise Refused(
+                    ReturnValue.CANNOT_RENAME_IMAGE,
+                    f"{order.machine}: the image {disk.path} and sstBackupRetainDirectory {order.retain_root} "
+                    "lie on different filesystems; name a retain directory on the images' own",
+                )
 
 
 def require_room(order: Order, roots: Sequence[str], memory: int) -> None:
     """(allocation of the disks + memory) × 1.05 must fit retain and the backup root."""
-    needed = int((sum(_allocated(disk.path, roots) for disk in order.disks) + memory) * _MARGIN)
+    needed = sum(_allocated(disk.path, roots) for disk in order.disks) + memory
     for path in (order.retain_root, order.backup_root):
-        free = _free(order.machine, path, roots)
-        if free < needed:
-            raise Refused(
-                ReturnValue.NOT_ENOUGH_SPACE,
-                f"{order.machine}: {path} has {free} bytes free and {needed} are needed; "
-                "make room or name another directory",
-            )
+        require_free(order, roots, path, needed)
 
 
 def choose_ram_disk(order: Order, ram_disk: str | None, roots: Sequence[str], memory: int) -> tuple[str | None, str]:
@@ -59,11 +51,32 @@ def choose_ram_disk(order: Order, ram_disk: str | None, roots: Sequence[str], me
     return ram_disk, ""
 
 
+def require_free(order: Order, roots: Sequence[str], path: str, needed: int) -> None:
+    """So many bytes × 1.05 must fit a directory."""
+    wanted, free = int(needed * _MARGIN), _free(order.machine, path, roots)
+    if free < wanted:
+        raise Refused(
+            ReturnValue.NOT_ENOUGH_SPACE,
+            f"{order.machine}: {path} has {free} bytes free and {wanted} are needed; "
+            "make room or name another directory",
+        )
+
+
 def _allocated(path: str, roots: Sequence[str]) -> int:
     image = PurePosixPath(path)
     with open_folder(image.parent, roots) as folder:
-        found = folder.status(image.name)
-    return found.st_blocks * _BLOCK if found else 0
+        return folder.allocated(image.name)
+
+
+def _device(path: PurePosixPath, roots: Sequence[str]) -> int:
+    """The filesystem a directory lies on, or will once it is made."""
+    for existing in (path, *path.parents):
+        try:
+            with open_folder(existing, roots) as folder:
+                return folder.device
+        except FileNotFoundError:
+            continue
+    raise AssertionError(path)
 
 
 def _free(machine: str, path: str, roots: Sequence[str]) -> int:

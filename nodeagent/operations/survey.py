@@ -13,8 +13,14 @@ from nodeagent.host.description import Description, XmlDisk
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import open_folder, root_of
 from nodeagent.host.hypervisor import View
+from nodeagent.operations.deletion_survey import refuse_if_in_use, survey_deletion
+from nodeagent.operations.finding import FoundSet, find_set
+from nodeagent.operations.restore_survey import survey_restore
 from nodeagent.operations.room import choose_ram_disk, require_room, require_same_filesystem
-from nodeagent.order import Firmware, Order, OrderDisk, Ownership
+from nodeagent.operations.saved_machine import SavedMachine
+from nodeagent.operations.unretain_survey import survey_large_files, survey_small_files
+from nodeagent.order import Firmware, Order, OrderDisk, Ownership, Restoring
+from nodeagent.restoring.allowed import AllowedPlaces
 from nodeagent.steps import Host
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
@@ -35,6 +41,7 @@ class Rules:
     image_roots: tuple[str, ...]
     nvram_roots: tuple[str, ...]
     libvirt_state: str
+    restored: AllowedPlaces
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,11 @@ class Surveyor:
             Mode.SNAPSHOTTING: self._snapshot,
             Mode.MERGING: self._merge,
             Mode.RETAINING: self._retain,
+            Mode.UNRETAINING_SMALL_FILES: self._unretain_small_files,
+            Mode.UNRETAINING_LARGE_FILES: self._unretain_large_files,
+            Mode.RESTORING: self._restore,
+            Mode.DELETING: self._delete,
         }
-        if working not in surveys:
-            raise Refused(ReturnValue.UNDEFINED_OBJECT, f"{machine.name}: this agent cannot do {working} yet")
         return surveys[working](leaf, machine, plan)
 
     # the three surveys
@@ -99,6 +108,36 @@ class Surveyor:
         update = {"protected": tuple(restoring), "iterations": plan.iterations}
         return order.model_copy(update=update | {"bytes_total": self._length_in_retain(order)})
 
+    def _unretain_small_files(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
+        blank = self._blank(leaf, machine, plan, Mode.UNRETAINING_SMALL_FILES)
+        return survey_small_files(self.catalogue, self.host, leaf, self._found(leaf, plan), blank)
+
+    def _unretain_large_files(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
+        blank = self._blank(leaf, machine, plan, Mode.UNRETAINING_LARGE_FILES)
+        return survey_large_files(self._saved(leaf, plan), blank)
+
+    def _restore(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
+        saved = self._saved(leaf, plan)
+        if not leaf.wishes.disks:
+            self._consistent_disks(machine, saved.edited.description)
+        return survey_restore(saved, self._blank(leaf, machine, plan, Mode.RESTORING), self.rules.libvirt_state)
+
+    def _delete(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
+        directory = survey_deletion(self.catalogue, self.host, leaf, plan)
+        order = self._blank(leaf, machine, plan, Mode.DELETING)
+        if directory is None:
+            return order.model_copy(update={"restoring": Restoring(set_directory="")})
+        update = {"restoring": Restoring(set_directory=str(directory)), "place": directory.parts[-4:-2]}
+        order = order.model_copy(update=update)
+        refuse_if_in_use(order, machine, self.host)
+        return order
+
+    def _found(self, leaf: Leaf, plan: Plan) -> FoundSet:
+        return find_set(leaf, plan.backup_root, self.host.roots)
+
+    def _saved(self, leaf: Leaf, plan: Plan) -> SavedMachine:
+        return SavedMachine(leaf, plan, self._found(leaf, plan), self.host, self.rules.restored, self.catalogue.tree)
+
     # what they have in common
 
     def _machine(self, leaf: Leaf) -> Machine:
@@ -119,6 +158,11 @@ class Surveyor:
     def _order(self, leaf: Leaf, machine: Machine, plan: Plan, mode: Mode, disks: Sequence[tuple[str, str]]) -> Order:
         roots = (plan.retain_root, plan.backup_root)
         paths = set_paths(machine.name, leaf.timestamp, disks, roots, self.rules.image_roots)
+        named = tuple(OrderDisk(target=target, path=path, kept=paths.disk(target)) for target, path in disks)
+        return self._blank(leaf, machine, plan, mode).model_copy(update={"disks": named, "place": paths.parts})
+
+    def _blank(self, leaf: Leaf, machine: Machine, plan: Plan, mode: Mode) -> Order:
+        """What every order has."""
         return Order(
             leaf_dn=leaf.dn,
             machine=machine.name,
@@ -126,10 +170,10 @@ class Surveyor:
             mode=mode,
             uuid="",
             power=Power.OFF,
-            disks=tuple(OrderDisk(target=target, path=path, kept=paths.disk(target)) for target, path in disks),
+            disks=(),
             retain_root=plan.retain_root,
             backup_root=plan.backup_root,
-            place=paths.parts,
+            place=("", ""),
             files=_ownership(machine.name, plan, of_directories=False),
             directories=_ownership(machine.name, plan, of_directories=True),
             bandwidth=plan.bandwidth_merge,
@@ -193,7 +237,7 @@ class Surveyor:
         if sorted(known) != sorted(live):
             raise Refused(
                 ReturnValue.INCONSISTENT_DISKS,
-                f"{machine.name}: the directory has the disks {_shown(known)}, libvirt has {_shown(live)}; "
+                f"{machine.name}: the directory has the disks {_shown(known)}, the description has {_shown(live)}; "
                 "correct ou=devices or the machine's XML",
             )
         return known

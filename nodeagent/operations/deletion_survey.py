@@ -1,0 +1,102 @@
+"""Looks before a deletion: refuses what must stay. Reads only; called by the surveyor."""
+
+from pathlib import PurePosixPath
+
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import open_folder
+from nodeagent.operations.finding import places_of
+from nodeagent.order import Order
+from nodeagent.steps import Host
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
+from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.machine import Machine
+from vmkeep.contract.modes import ROWS, Circle
+from vmkeep.contract.names import Attribute
+from vmkeep.contract.paths import MANIFEST_NAME
+from vmkeep.contract.plan import Plan
+from vmkeep.contract.timestamps import is_timestamp
+from vmkeep.directory.catalogue import LEAVES, Catalogue
+from vmkeep.directory.port import AllOf, Equals
+
+
+def survey_deletion(catalogue: Catalogue, host: Host, leaf: Leaf, plan: Plan) -> PurePosixPath | None:
+    """Which directory goes, None where the backup came to no file; Refused where it must stay."""
+    _refuse_if_restored_from(catalogue, leaf)
+    directory = _directory(leaf, plan, host)
+    if not leaf.wishes.delete_last:
+        _refuse_last(leaf, directory, host)
+    return directory
+
+
+def refuse_if_in_use(order: Order, machine: Machine, host: Host) -> None:
+    """A live image that still lies over what is to be removed would lose its data with it."""
+    for disk in machine.disks:
+        if disk.is_backed_up and disk.source:
+            try:
+                backing = host.header(PurePosixPath(disk.source)).backing_file
+            except (FileNotFoundError, HostFailure):
+                continue  # no image of ours, so nothing lies over anything
+            if backing is not None and PurePosixPath(backing).parent == order.paths.retain:
+                raise Refused(
+                    ReturnValue.UNMERGED_IMAGE,
+                    f"{order.machine}: the image {disk.source} still lies over {backing} of this backup; "
+                    "back the machine up again, which makes it whole, then delete",
+                )
+
+
+def _refuse_if_restored_from(catalogue: Catalogue, leaf: Leaf) -> None:
+    """The leaf itself is in no restore: it has one mode. But its set may be restored under another name."""
+    theirs = AllOf((LEAVES, Equals(Attribute.RESTORE_FROM, leaf.machine)))
+    for other in catalogue.leaves(matching=theirs):
+        if other.timestamp == leaf.timestamp and other.mode and ROWS[other.mode].circle is Circle.RESTORE:
+            raise Refused(
+                ReturnValue.CANNOT_LOCK_MACHINE,
+                f"{leaf.machine}: the backup {leaf.timestamp} is being restored as {other.machine}; "
+                "delete it afterwards",
+            )
+
+
+def _directory(leaf: Leaf, plan: Plan, host: Host) -> PurePosixPath | None:
+    if leaf.set_directory:
+        return PurePosixPath(leaf.set_directory)
+    found = places_of(PurePosixPath(plan.backup_root), leaf.machine, leaf.timestamp, host.roots)
+    if not found:  # it failed before retain: what it left lies there, by the same parts
+        left = places_of(PurePosixPath(plan.retain_root), leaf.machine, leaf.timestamp, host.roots)
+        found = [PurePosixPath(plan.backup_root, *place.parts[-4:]) for place in left]
+    if len(found) > 1:
+        raise Refused(
+            ReturnValue.WRONG_STATE_INFORMATION,
+            f"{leaf.machine}: the backup {leaf.timestamp} lies at several places ({', '.join(map(str, found))}); "
+            "set vmkeepSetDirectory on the leaf",
+        )
+    return found[0] if found else None
+
+
+def _refuse_last(leaf: Leaf, directory: PurePosixPath | None, host: Host) -> None:
+    if directory is None:
+        return
+    complete = _complete_sets(directory.parent, host)
+    if complete == [leaf.timestamp]:
+        raise Refused(
+            ReturnValue.WRONG_STATE_INFORMATION,
+            f"{leaf.machine}: {leaf.timestamp} is its only good backup in {directory.parent}; make another first, "
+            "or set vmkeepDeleteLast TRUE on the leaf to remove it all the same",
+        )
+
+
+def _complete_sets(directory: PurePosixPath, host: Host) -> list[str]:
+    try:
+        with open_folder(directory, host.roots) as machine:
+            names = [name for name in machine.names() if is_timestamp(name)]
+    except FileNotFoundError:
+        return []
+    return [name for name in names if _is_complete(directory / name, host)]
+
+
+def _is_complete(directory: PurePosixPath, host: Host) -> bool:
+    try:
+        with open_folder(directory, host.roots) as folder:
+            return folder.exists(f"{MANIFEST_NAME}.{directory.name}")
+    except (FileNotFoundError, HostFailure):
+        return False

@@ -1,0 +1,126 @@
+"""Looks before a machine is put back: what is to become of it, and whether anything stands in the way.
+
+Reads the directory, libvirt and the filesystem; writes nothing. Called by the surveyor.
+"""
+
+from pathlib import PurePosixPath
+
+from nodeagent.host.description import Description
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.hypervisor import View
+from nodeagent.operations.aside import before_directory
+from nodeagent.operations.finding import FoundSet
+from nodeagent.operations.room import require_free, require_same_filesystem
+from nodeagent.operations.saved_machine import SavedMachine
+from nodeagent.order import Firmware, Order, OrderDisk, Restoring
+from nodeagent.steps import Host
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
+from vmkeep.contract.machine import Power
+
+
+def survey_restore(saved: SavedMachine, blank: Order, libvirt_state: str) -> Order:
+    """What is to become of the machine. `blank` is an order with what every order has."""
+    leaf, host, description = saved.leaf, saved.host, saved.edited.description
+    order = blank.model_copy(
+        update={"place": saved.found.place, "restoring": _becoming(saved), "uuid": description.uuid}
+    )
+    order = order.model_copy(update={"disks": tuple(_waiting(order, host, disk) for disk in saved.disks)})
+    view = host.hypervisor.look(leaf.machine)
+    _refuse_obstacles(order, host, view)
+    require_same_filesystem(order, host.roots)
+    if view is not None and view.is_active:
+        require_free(order, host.roots, order.retain_root, view.description.memory)
+    firmware = () if order.set.alone else _firmware(saved.found, description, PurePosixPath(libvirt_state))
+    power = view.power if view else Power.OFF
+    return order.model_copy(update={"power": power, "firmware": firmware, "warning": _remark(saved, order)})
+
+
+def _becoming(saved: SavedMachine) -> Restoring:
+    with_memory = saved.is_brought_back_with_memory
+    starts = saved.plan.force_start if saved.is_stand_in else not with_memory
+    return Restoring(
+        set_directory=str(saved.found.directory),
+        xml=saved.edited.xml,
+        old_xml=saved.host.hypervisor.definition(saved.leaf.machine),
+        state_file=saved.found.one("state").name if with_memory else "",
+        starts=starts,
+        becomes=saved.found.manifest.power if with_memory else Power.RUNNING if starts else Power.OFF,
+        alone=bool(saved.leaf.wishes.disks),
+    )
+
+
+def _remark(saved: SavedMachine, order: Order) -> str:
+    kept = f"what was replaced is kept in {before_directory(order)}" if saved.leaf.wishes.keep_old else ""
+    return "; ".join(remark for remark in (saved.remark, kept) if remark)
+
+
+def _waiting(order: Order, host: Host, disk: OrderDisk) -> OrderDisk:
+    """A disk whose image waits in retain, whole."""
+    path = order.paths.retain / disk.kept
+    try:
+        header = host.header(path)
+    except FileNotFoundError:
+        raise Refused(
+            ReturnValue.MISSING_FILES, f"{order.machine}: {path} is missing; ask for unretainLargeFiles again"
+        ) from None
+    except HostFailure as why:
+        raise Refused(ReturnValue.CORRUPT_IMAGE, f"{order.machine}: {why}") from None
+    if header.backing_file is not None:
+        raise Refused(ReturnValue.CORRUPT_IMAGE, f"{order.machine}: {path} lies over {header.backing_file}")
+    return disk.model_copy(update={"size": header.virtual_size})
+
+
+def _firmware(found: FoundSet, description: Description, libvirt_state: PurePosixPath) -> tuple[Firmware, ...]:
+    tpm_directory = libvirt_state / "swtpm" / description.uuid
+    wanted = [(file, description.nvram) for file in found.files("nvram") if description.nvram]
+    if description.has_tpm:
+        wanted += [(file, str(tpm_directory / _version_and_name(file.original_path))) for file in found.files("tpm")]
+    return tuple(Firmware(role=file.role, path=str(path), kept=file.name) for file, path in wanted)
+
+
+def _version_and_name(original: str | None) -> PurePosixPath:
+    """The last two parts of a TPM's path: above them is the machine's UUID, which may be another now."""
+    return PurePosixPath(*PurePosixPath(original or "tpm2/tpm2-00.permall").parts[-2:])
+
+
+def _refuse_obstacles(order: Order, host: Host, view: View | None) -> None:
+    if view is not None and view.moved_away:
+        raise _wrong_state(order, f"it has moved away from {host.node}; set sstNode to where it runs now")
+    if order.set.alone and view is not None and view.is_active:
+        raise _wrong_state(order, "single disks are restored into a machine that is off; switch it off first")
+    if host.hypervisor.has_managed_save(order.machine):
+        raise _wrong_state(
+            order,
+            "libvirt holds a managed save of it, which would meet other disks; start the machine, "
+            f"or drop its memory with: virsh managedsave-remove {order.machine}",
+        )
+    _refuse_other_uuid(order, host, view)
+    _refuse_foreign_images(order, host)
+
+
+def _refuse_other_uuid(order: Order, host: Host, view: View | None) -> None:
+    owner = host.hypervisor.name_of_uuid(order.uuid)
+    if owner not in ("", order.machine):
+        raise _wrong_state(order, f"its UUID {order.uuid} belongs to {owner} here; change one of the two")
+    if view is not None and view.description.uuid != order.uuid:
+        raise _wrong_state(
+            order,
+            f"libvirt knows it with the UUID {view.description.uuid}, and it was backed up with {order.uuid}: "
+            "another machine of that name; rename or undefine that one first",
+        )
+
+
+def _refuse_foreign_images(order: Order, host: Host) -> None:
+    others = host.hypervisor.disks_of_others(order.machine)
+    for disk in order.disks:
+        if disk.path in others:
+            raise Refused(
+                ReturnValue.UNEXPECTED_IMAGE,
+                f"{order.machine}: the image {disk.path} of {disk.target} belongs to {others[disk.path]}; "
+                "give the disk another path in the description and the entry in retain",
+            )
+
+
+def _wrong_state(order: Order, why: str) -> Refused:
+    return Refused(ReturnValue.WRONG_STATE_INFORMATION, f"{order.machine}: {why}; nothing was touched")

@@ -1,0 +1,125 @@
+"""Stops a machine for a restore with its memory kept, and lets the restored one run. Called by the restore's plan.
+
+The restored machine comes up paused, its images are proven in the stopped QEMU, and only then does it run on. From the
+note that it was let go its saved memory is of the past: whatever happens later, it is not used again.
+"""
+
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.hypervisor import View
+from nodeagent.operations import saved_memory
+from nodeagent.operations.aside import Aside, old_state
+from nodeagent.order import Order
+from nodeagent.steps import NO_FACTS, Facts, Host
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
+from vmkeep.contract.machine import Power
+
+
+class Reviving:
+    """The machine of one restore. Each verb may be repeated."""
+
+    def __init__(self, order: Order, host: Host) -> None:
+        self._order = order
+        self._host = host
+
+    # the machine as it was
+
+    def stop(self, _facts: Facts) -> Facts:
+        """Save the machine as it runs now, so that it can be let run on should the restore fail."""
+        if not self._is_active(self._look()):
+            raise Refused(
+                ReturnValue.GUEST_STOPPED,
+                f"{self._order.machine} was switched off while it was about to be stopped; ask for the restore again",
+            )
+        path = old_state(self._order)
+        saved_memory.drop(self._host, [path])
+        self._host.hypervisor.save(self._order.machine, str(path))
+        return NO_FACTS
+
+    def stopped(self, _facts: Facts) -> Facts | None:
+        """Whether a save that began came to its end."""
+        saved_memory.wait_for_a_save_without_us(self._host, self._order.machine)
+        is_off = not self._is_active(self._look())
+        return NO_FACTS if is_off and saved_memory.is_complete(self._host, old_state(self._order)) else None
+
+    def bring_back(self, _facts: Facts) -> Facts:
+        """Let the old machine be what it was."""
+        path = old_state(self._order)
+        saved_memory.bring_back(self._host, self._order.machine, self._order.power, [path], is_past=False)
+        return NO_FACTS
+
+    # the machine as it becomes
+
+    def load(self, _facts: Facts) -> Facts:
+        """Bring the machine back from the set's memory, paused, and prove its images."""
+        if self._is_active(self._look()):
+            raise self._refusal()
+        state = self._order.paths.retain / self._order.set.state_file
+        self._host.hypervisor.restore(str(state), self._order.set.xml, Power.PAUSED)
+        view = self._look()
+        if view is None or not view.is_active:
+            raise HostFailure("the machine stopped as soon as it was restored")
+        if not self._is_proven(view):
+            self._host.hypervisor.destroy(self._order.machine)
+            raise HostFailure("the machine came up over other images than the set's, and was stopped before it ran")
+        return NO_FACTS
+
+    def loaded(self, _facts: Facts) -> Facts | None:
+        """Whether it waits to be let go."""
+        view = self._look()
+        return NO_FACTS if view is not None and view.power is Power.PAUSED and self._is_proven(view) else None
+
+    def unload(self, _facts: Facts) -> Facts:
+        """Stop what came up over the new images."""
+        if self._is_active(self._look()) and Aside(self._order, self._host).is_in_place():
+            self._host.hypervisor.destroy(self._order.machine)
+        return NO_FACTS
+
+    def go(self, _facts: Facts) -> Facts:
+        """Let it run on from its instant."""
+        view = self._look()
+        if view is None or not view.is_active:
+            raise HostFailure("the machine stopped before it was let go")
+        if view.power is Power.PAUSED:
+            self._host.hypervisor.resume(self._order.machine)
+        return NO_FACTS
+
+    def gone(self, _facts: Facts) -> Facts | None:
+        """Whether it was let go. One that is off by now may have run: never again from its memory."""
+        view = self._look()
+        if self._is_active(view):
+            assert view is not None
+            return None if view.power is Power.PAUSED else NO_FACTS
+        if view is not None and view.stopped_by_itself:
+            return {"stopped": "the machine was switched off right after it ran on"}
+        self._host.hypervisor.start(self._order.machine)
+        return {"stopped": "the machine had to be started anew: it stopped right after it ran on"}
+
+    def start(self, _facts: Facts) -> Facts:
+        """Start it without its memory."""
+        if self._is_active(self._look()):
+            raise self._refusal()
+        self._host.hypervisor.start(self._order.machine)
+        return NO_FACTS
+
+    def started(self, _facts: Facts) -> Facts | None:
+        """Whether it runs."""
+        return NO_FACTS if self._is_active(self._look()) else None
+
+    def _is_proven(self, view: View) -> bool:
+        """Whether QEMU has the set's images open, each whole."""
+        chains = view.description.chains
+        return all(chains.get(disk.target) == (disk.path,) for disk in self._order.disks)
+
+    def _refusal(self) -> Refused:
+        return Refused(
+            ReturnValue.WRONG_STATE_INFORMATION,
+            f"{self._order.machine} was started by somebody else while it was being restored",
+        )
+
+    def _look(self) -> View | None:
+        return self._host.hypervisor.look(self._order.machine)
+
+    @staticmethod
+    def _is_active(view: View | None) -> bool:
+        return view is not None and view.is_active

@@ -1,0 +1,70 @@
+"""One machine's memory in a file: whether it is whole, and how a machine is brought back from it exactly once.
+
+Memory must never meet disks that are newer than it. So a machine comes back paused, then the file goes, and only then
+does the machine run on: whoever is killed in between finds either a paused machine or no file.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from nodeagent.host.folders import open_folder
+from nodeagent.host.hypervisor import View, is_complete_state
+from nodeagent.steps import Host
+from vmkeep.contract.errors import TryLater
+from vmkeep.contract.machine import Power
+
+_POLL_SECONDS = 0.2
+_FOREIGN_SAVE_SECONDS = 1800.0
+
+
+def is_complete(host: Host, path: PurePosixPath) -> bool:
+    """Whether a state file is there and was written to its end."""
+    try:
+        with open_folder(path.parent, host.roots) as folder, folder.opened(path.name) as descriptor:
+            return is_complete_state(os.pread(descriptor, 16, 0))
+    except FileNotFoundError:
+        return False
+
+
+def drop(host: Host, paths: Sequence[PurePosixPath]) -> None:
+    """Remove state files; fine where there are none."""
+    for path in paths:
+        try:
+            with open_folder(path.parent, host.roots) as folder:
+                folder.remove(path.name)
+                folder.sync()
+        except FileNotFoundError:
+            continue
+
+
+def wait_for_a_save_without_us(host: Host, machine: str) -> None:
+    """A save goes on in libvirt after the agent that started it is gone; return when it is over."""
+    deadline = time.monotonic() + _FOREIGN_SAVE_SECONDS
+    while host.hypervisor.is_saving(machine):
+        if time.monotonic() > deadline:
+            raise TryLater(f"{machine} is still being saved")
+        time.sleep(_POLL_SECONDS)  # libvirt tells nobody but the one who asked
+
+
+def bring_back(host: Host, machine: str, power: Power, candidates: Sequence[PurePosixPath], *, is_past: bool) -> None:
+    """Let a machine that was saved be what it was: from its memory once, never where that `is_past` its disks."""
+    view = host.hypervisor.look(machine)
+    if view is None or not view.is_active:
+        _restart(host, machine, view, [] if is_past else candidates)
+    drop(host, candidates)
+    view = host.hypervisor.look(machine)
+    if view is not None and view.power is Power.PAUSED and power is Power.RUNNING:
+        host.hypervisor.resume(machine)
+
+
+def _restart(host: Host, machine: str, view: View | None, candidates: Sequence[PurePosixPath]) -> None:
+    """Come back paused: from memory where there is any, else as after a power failure."""
+    for candidate in candidates:
+        if is_complete(host, candidate):
+            path = str(candidate)
+            host.hypervisor.restore(path, host.hypervisor.saved_description(path), Power.PAUSED)
+            return
+    if view is not None and not view.stopped_by_itself:
+        host.hypervisor.start(machine, paused=True)
