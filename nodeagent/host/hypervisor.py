@@ -1,11 +1,13 @@
 """The one door to libvirt: look, save, restore, stream a backing file into its image. Nothing else is asked of it.
 
 One connection is shared by all workers; libvirt's keep-alive breaks it when the daemon hangs, so every call ends. A
-broken connection raises HypervisorAway and the next call connects anew.
+broken connection raises HypervisorAway and the next call connects anew. libvirt sets no limit to connecting, so that is
+done in a thread of its own: a daemon that takes the connection and says nothing holds up nobody.
 """
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,16 +20,15 @@ from vmkeep.contract.machine import Power
 
 _AWAY_DOMAINS = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
 _STATE_MAGIC_COMPLETE = b"LibvirtQemudSave"
-_KEEPALIVE_SECONDS, _KEEPALIVE_MISSES = 5, 3
+_LONGEST_KEEPALIVE, _MOST_MISSES = 5, 3  # seconds between two signs of life; how many may fail to come
 _JOB_POLL_SECONDS = 0.25  # an event tells the end of a job; this is for one that never came
 
 
 @dataclass(frozen=True)
 class View:
-    """A machine as libvirt sees it now. `xml` is the live description of one that runs, else the persistent one."""
+    """A machine as libvirt sees it now. `xml` is its live description, or the persistent one where it is off."""
 
     power: Power
-    persistent: bool
     stopped_by_itself: bool
     moved_away: bool
     xml: str
@@ -41,12 +42,22 @@ class View:
 
 @dataclass(frozen=True)
 class Job:
-    """A block job. Bytes done and in all; bandwidth in MiB/s, 0 for unlimited."""
+    """A block job, and the bytes it has done."""
 
     is_pull: bool
     done: int
-    total: int
-    bandwidth: int
+
+
+@dataclass(frozen=True)
+class _Link:
+    """A connection, and the number of its subscription to events, which would keep it open."""
+
+    connection: libvirt.virConnect
+    events: int
+
+    def close(self) -> None:
+        _ignoring_errors(lambda: self.connection.domainEventDeregisterAny(self.events))
+        _ignoring_errors(self.connection.close)
 
 
 class Hypervisor:
@@ -55,19 +66,25 @@ class Hypervisor:
     _loop: ClassVar[threading.Thread | None] = None
     _loop_lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, seconds: float = 60.0) -> None:
+        """`seconds` bound connecting, and how long a call can hang at a daemon that answers nothing any more."""
         self._uri = uri
+        self._seconds = seconds
         self._lock = threading.Lock()
-        self._connection: libvirt.virConnect | None = None
+        self._link: _Link | None = None
+        self._opening: Future[_Link] | None = None
         self._job_changed = threading.Condition()
         self._job_events = 0
 
     def close(self) -> None:
         """Let go of the connection."""
         with self._lock:
-            connection, self._connection = self._connection, None
-        if connection is not None:
-            _ignoring_errors(connection.close)
+            link, self._link = self._link, None
+            opening, self._opening = self._opening, None
+        if link is not None:
+            link.close()
+        if opening is not None:
+            opening.add_done_callback(_close_late)
 
     def versions(self) -> dict[str, str]:
         """libvirt's and QEMU's versions, for the manifest."""
@@ -83,11 +100,10 @@ class Hypervisor:
             state, reason = domain.state()
             flags = libvirt.VIR_DOMAIN_XML_SECURE
             xml = domain.XMLDesc(flags)
-            persistent = bool(domain.isPersistent())
             # A panicked guest that is kept has its images open: it is not off.
             power = Power.PAUSED if state == libvirt.VIR_DOMAIN_CRASHED and domain.isActive() else _power(state)
         moved = (state, reason) == (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
-        return View(power, persistent, _stopped_by_itself(state, reason), moved, xml, describe(xml))
+        return View(power, _stopped_by_itself(state, reason), moved, xml, describe(xml))
 
     def save(self, name: str, path: str) -> None:
         """Write a machine's memory to a file and stop it; it is off afterwards."""
@@ -185,7 +201,7 @@ class Hypervisor:
         if not info:
             return None
         is_pull = info["type"] == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_PULL
-        return Job(is_pull, info["cur"], info["end"], info["bandwidth"])
+        return Job(is_pull, info["cur"])
 
     def wait_for_job(self, name: str, target: str, progress: Callable[[Job], None]) -> None:
         """Return when no job is at work on a disk any more, however it ended: the image says what became of it."""
@@ -208,35 +224,59 @@ class Hypervisor:
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        connection = self._connect()
+        link = self._connect()
         try:
-            yield connection
+            yield link.connection
         except libvirt.libvirtError as why:
-            if _is_away(connection, why):
-                self._forget(connection)
+            if _is_away(link.connection, why):
+                self._forget(link)
                 raise HypervisorAway(f"libvirt at {self._uri} does not answer: {why}") from None
             raise HostFailure(f"libvirt: {why}") from None
 
-    def _connect(self) -> libvirt.virConnect:
+    def _connect(self) -> "_Link":
+        """The connection. One that comes too late for whoever waited serves the next call."""
         with self._lock:
-            if self._connection is None:
-                self._start_loop()
-                try:
-                    self._connection = libvirt.open(self._uri)
-                    self._connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_MISSES)
-                    self._connection.domainEventRegisterAny(
-                        None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, self._note_job_event, None
-                    )
-                except libvirt.libvirtError as why:
-                    self._connection = None
-                    raise HypervisorAway(f"libvirt at {self._uri} does not answer: {why}") from None
-            return self._connection
+            if self._link is not None:
+                return self._link
+            opening = self._opening = self._opening or self._open()
+        try:
+            link = opening.result(self._seconds)
+        except TimeoutError:
+            raise HypervisorAway(f"libvirt at {self._uri} did not answer within {self._seconds:g} s") from None
+        except libvirt.libvirtError as why:
+            self._opened(opening, None)
+            raise HypervisorAway(f"libvirt at {self._uri} does not answer: {why}") from None
+        self._opened(opening, link)
+        return link
 
-    def _forget(self, connection: libvirt.virConnect) -> None:
+    def _opened(self, opening: "Future[_Link]", link: "_Link | None") -> None:
         with self._lock:
-            if self._connection is connection:
-                self._connection = None
-        _ignoring_errors(connection.close)
+            if self._opening is opening:
+                self._link, self._opening = link, None
+
+    def _open(self) -> "Future[_Link]":
+        self._start_loop()
+        opening: Future[_Link] = Future()
+        threading.Thread(target=self._open_into, args=(opening,), name="libvirt-open", daemon=True).start()
+        return opening
+
+    def _open_into(self, opening: "Future[_Link]") -> None:
+        try:
+            connection = libvirt.open(self._uri)
+            connection.setKeepAlive(*_keep_alive(self._seconds))
+            events = connection.domainEventRegisterAny(
+                None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, self._note_job_event, None
+            )
+        except libvirt.libvirtError as why:
+            opening.set_exception(why)
+        else:
+            opening.set_result(_Link(connection, events))
+
+    def _forget(self, link: "_Link") -> None:
+        with self._lock:
+            if self._link is link:
+                self._link = None
+        link.close()
 
     @classmethod
     def _start_loop(cls) -> None:
@@ -252,6 +292,17 @@ class Hypervisor:
 def is_complete_state(beginning: bytes) -> bool:
     """Whether the first bytes of a state file say that it was written to its end."""
     return beginning.startswith(_STATE_MAGIC_COMPLETE)
+
+
+def _keep_alive(seconds: float) -> tuple[int, int]:
+    """Interval and misses after which a silent daemon is given up, within so many seconds; two at the least."""
+    interval = max(1, min(_LONGEST_KEEPALIVE, int(seconds / (_MOST_MISSES + 1))))
+    return interval, max(1, min(_MOST_MISSES, int(seconds / interval) - 1))
+
+
+def _close_late(opening: "Future[_Link]") -> None:
+    if opening.exception() is None:
+        opening.result().close()
 
 
 def _run_loop() -> None:

@@ -15,7 +15,6 @@ _MOST_NAME = 1023
 _MOST_SIZE = 1 << 50
 _MOST_L1 = 32 << 20
 _V2_HEADER = 72
-_BACKING_FORMAT = 0xE2792ACA
 # Dirty and corrupt are states, not layouts; external data files (4), extended L2 (16) and compression types (8) are
 # layouts: the first takes data elsewhere, so it is refused.
 _DIRTY, _CORRUPT, _EXTERNAL_DATA, _COMPRESSION, _EXTENDED_L2 = 1, 2, 4, 8, 16
@@ -29,7 +28,6 @@ class Header:
     version: int
     virtual_size: int
     backing_file: str | None
-    backing_format: str | None
     is_empty: bool
 
 
@@ -44,7 +42,7 @@ def read_header(descriptor: int, name: str) -> Header:
         raise HostFailure(f"{name} has an absurd table of {l1_entries} entries")
     backing = _text(descriptor, backing_at, backing_length, name) if backing_at else None
     table = os.pread(descriptor, l1_entries * 8, l1_at)
-    return Header(version, size, backing, _backing_format(descriptor, version, fixed, name), not any(table))
+    return Header(version, size, backing, not any(table))
 
 
 def _check_layout(name: str, version: int, size: int, encryption: int, fixed: bytes) -> None:
@@ -66,18 +64,6 @@ def _check_features(name: str, incompatible: int) -> None:
         raise HostFailure(f"{name} keeps its data in another file; such images are not supported")
     if incompatible & ~_KNOWN:
         raise HostFailure(f"{name} uses unknown features {incompatible & ~_KNOWN:#x}")
-
-
-def _backing_format(descriptor: int, version: int, fixed: bytes, name: str) -> str | None:
-    at = struct.unpack_from(">I", fixed, 100)[0] if version == 3 else _V2_HEADER
-    for _ in range(64):  # a header has a handful of extensions; a crafted one may loop
-        kind, length = struct.unpack(">II", os.pread(descriptor, 8, at).ljust(8, b"\0"))
-        if kind == 0:
-            return None
-        if kind == _BACKING_FORMAT:
-            return _text(descriptor, at + 8, length, name)
-        at += 8 + (length + 7) // 8 * 8
-    raise HostFailure(f"{name} has a header that does not end")
 
 
 def _text(descriptor: int, at: int, length: int, name: str) -> str:

@@ -1,0 +1,104 @@
+"""The door to libvirt at a daemon that hangs: every call ends in time, and all goes on when the daemon does."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lab.cluster import Lab
+from lab.hypervisor import Node
+from lab.waiting import until
+from nodeagent.host.errors import HypervisorAway
+from nodeagent.host.hypervisor import Hypervisor
+
+LIMIT = 3.0
+SLACK = 3.0  # a busy machine's, and the second of a poll
+
+
+@pytest.fixture
+def node(lab: Lab) -> Node:
+    return next(iter(lab.nodes.values()))
+
+
+@pytest.fixture
+def hypervisor(node: Node) -> Iterator[Hypervisor]:
+    hypervisor = Hypervisor(node.uri, LIMIT)
+    yield hypervisor
+    hypervisor.close()
+
+
+@contextmanager
+def hanging(node: Node) -> Iterator[None]:
+    """The daemon takes connections and says nothing."""
+    daemon = node.libvirtd
+    assert daemon is not None
+    daemon.kill(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        daemon.kill(signal.SIGCONT)
+
+
+def seconds_until_away(hypervisor: Hypervisor) -> float:
+    began = time.monotonic()
+    with pytest.raises(HypervisorAway):
+        hypervisor.versions()
+    return time.monotonic() - began
+
+
+def answers(hypervisor: Hypervisor) -> bool:
+    try:
+        return "libvirt" in hypervisor.versions()
+    except HypervisorAway:
+        return False
+
+
+def test_a_connection_to_a_daemon_that_hangs_breaks_within_the_limit(node: Node, hypervisor: Hypervisor) -> None:
+    assert answers(hypervisor)
+    with hanging(node):
+        assert seconds_until_away(hypervisor) < LIMIT + SLACK
+    until("libvirt to answer again", lambda: answers(hypervisor), 10)
+
+
+def test_connecting_to_a_daemon_that_hangs_ends_within_the_limit_and_the_late_connection_serves_the_next_call(
+    node: Node, hypervisor: Hypervisor
+) -> None:
+    with hanging(node):
+        assert LIMIT <= seconds_until_away(hypervisor) < LIMIT + SLACK
+        assert seconds_until_away(hypervisor) < LIMIT + SLACK
+        assert opening_threads() == 1, "many calls wait for one attempt"
+    until("libvirt to answer again", lambda: answers(hypervisor), 10)
+    assert opening_threads() == 0
+
+
+def test_closing_leaves_no_connection_behind(node: Node, hypervisor: Hypervisor) -> None:
+    before = connected_sockets(node)
+    assert answers(hypervisor)
+    assert connected_sockets(node) == before + 1
+    hypervisor.close()
+    until("the connection to be closed", lambda: connected_sockets(node) == before, 5)
+
+
+def test_a_connection_that_comes_after_nobody_wants_it_any_more_is_closed(node: Node) -> None:
+    hypervisor = Hypervisor(node.uri, 0.2)
+    before = connected_sockets(node)
+    with hanging(node):
+        seconds_until_away(hypervisor)
+        hypervisor.close()
+    until("the attempt to end", lambda: opening_threads() == 0, 10)
+    until("the late connection to be closed", lambda: connected_sockets(node) == before, 5)
+
+
+def opening_threads() -> int:
+    return sum(thread.name == "libvirt-open" for thread in threading.enumerate())
+
+
+def connected_sockets(node: Node) -> int:
+    """How many connections the daemon's socket has; ours and those of the lab."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    connected = "03"
+    return sum(line.split()[5] == connected and line.endswith(f"{node.sockets}/libvirt-sock") for line in lines[1:])
