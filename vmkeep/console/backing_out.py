@@ -58,7 +58,8 @@ def back_out(catalogue: Catalogue, leaf: Leaf) -> str:
         return take_back(catalogue, leaf)
     if leaf.mode is Mode.DELETING:
         return f"{leaf.machine}: {leaf.timestamp} is the good backup it was"
-    return f"{leaf.machine}: backed out; {leaf.timestamp} is the good backup it was, and the agent clears retain"
+    entry = "; the controller puts the machine's entry back" if leaf.entry_before else ""
+    return f"{leaf.machine}: backed out; {leaf.timestamp} is the good backup it was, and the agent clears retain{entry}"
 
 
 def _why_not(leaf: Leaf) -> str | None:

@@ -100,7 +100,8 @@ class Restore:
 
     def _take(self, step: Step, leaf: Leaf | None, following: Following) -> int | None:
         if leaf is None or step is Step.ENDED:
-            return self._ended(leaf)
+            self._terminal.quiet()
+            return self._restored(self._before) if step is Step.RESTORED and self._before else self._ended(leaf)
         if step is Step.BEGIN:
             self._begin(leaf)
             return None

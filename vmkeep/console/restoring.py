@@ -26,8 +26,9 @@ class Step(Enum):
 
 def step_of(leaf: Leaf | None, before: Leaf | None) -> Step:
     """The next step. `before` is the leaf as last seen by this restore, None as long as it did nothing yet."""
-    if leaf is None or leaf.mode is None:
-        return Step.ENDED
+    if leaf is None:
+        # The controller removes the leaf of a machine that was made beside its original.
+        return Step.RESTORED if before and before.wishes.original and _was_restoring(before) else Step.ENDED
     if leaf.mode is Mode.FINISHED:
         return _finished(leaf, before)
     if not is_restore(leaf):
@@ -42,15 +43,18 @@ def _finished(leaf: Leaf, before: Leaf | None) -> Step:
         return Step.BEGIN if leaf.is_good_backup else Step.ENDED
     # Two quick moves may be seen as one; what the agent noted tells whether the machine was restored in between.
     noted = leaf.duration("restore") != before.duration("restore")
-    was_restoring = before.mode in _RESTORING and not before.is_failed
-    return Step.RESTORED if leaf.is_good_backup and (was_restoring or noted) else Step.ENDED
+    return Step.RESTORED if leaf.is_good_backup and (_was_restoring(before) or noted) else Step.ENDED
+
+
+def _was_restoring(before: Leaf) -> bool:
+    return before.mode in _RESTORING and not before.is_failed
 
 
 def _failed(leaf: Leaf, before: Leaf | None) -> Step:
     """A failure found is tried again where the protocol has a way; one that happens before our eyes is told."""
     if before is None and leaf.mode is Mode.UNRETAINING_SMALL_FILES:
         return Step.BEGIN
-    if before is None and leaf.mode is Mode.UNRETAINING_LARGE_FILES:
+    if before is None and leaf.mode in (Mode.UNRETAINING_LARGE_FILES, Mode.UNRETAINED_LARGE_FILES):
         return Step.DECIDE
     return Step.FAILED
 
@@ -128,8 +132,8 @@ def _busy(leaf: Leaf, what: str) -> Refused:
 
 def why_not_abort(leaf: Leaf) -> str | None:
     """Why backing out of this restore is not possible now; None where it is."""
-    if leaf.entry_before:
-        return "the controller is bringing the machine's entry in line or putting it back; wait until it has"
+    if leaf.entry_before and leaf.wishes.original:
+        return "the controller is bringing the new entry in line or putting it back; wait until it has"
     if leaf.is_failed or leaf.mode in (Mode.UNRETAINED_SMALL_FILES, Mode.UNRETAINED_LARGE_FILES):
         return None
     if leaf.mode is not None and ROWS[leaf.mode].kind is Kind.IMPERATIVE and leaf.mode is not Mode.RESTORE:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from vmkeep.console.restoring import is_restore
 from vmkeep.contract.codes import meaning_of
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.modes import Mode
 from vmkeep.contract.plan import is_excluded
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
 from vmkeep.directory.survey import Surveyed
@@ -18,6 +20,7 @@ class Standing(StrEnum):
 
     OK = "ok"  # the newest leaf is a good backup
     RUNNING = "running"  # something is in flight
+    WAITS = "waits"  # a restore waits for its admin's decision
     FAILED = "failed"  # the newest leaf that ended failed
     NEVER = "never"  # no good backup, and nothing failed
     LEFT_OUT = "left out"
@@ -51,10 +54,9 @@ def statuses(surveyed: Iterable[Surveyed], leaves: Iterable[Leaf], now: datetime
 def status_of(surveyed: Surveyed, leaves: Sequence[Leaf], now: datetime) -> Status:
     """One machine, from its leaves."""
     ordered = sorted(leaves, key=lambda leaf: leaf.timestamp)
-    good = next((leaf for leaf in reversed(ordered) if leaf.is_good_backup), None)
+    good = next((leaf for leaf in reversed(ordered) if _is_backup(leaf)), None)
     running = next((leaf for leaf in reversed(ordered) if leaf.is_in_flight), None)
-    # A failure that a newer good backup has made up for is history.
-    failed = next((leaf for leaf in reversed(ordered) if leaf.is_failed and _is_newer(leaf, good)), None)
+    failed = next((leaf for leaf in reversed(ordered) if leaf.is_failed and _is_told(leaf, good)), None)
     left_out, trouble = _exclusion(surveyed)
     return Status(
         machine=surveyed.machine.name,
@@ -89,7 +91,16 @@ def to_json(status: Status) -> dict[str, object]:
 def why_failed(leaf: Leaf) -> str:
     """A failed leaf in one line."""
     said = leaf.message or meaning_of(leaf.return_value)
-    return f"{leaf.timestamp} {leaf.raw_mode}: {leaf.return_value} {said}"
+    what = f"restore of {leaf.timestamp}" if is_restore(leaf) else leaf.timestamp
+    return f"{what} {leaf.raw_mode}: {leaf.return_value} {said}"
+
+
+def what_runs(leaf: Leaf) -> str:
+    """A leaf in flight in one line."""
+    if leaf.mode is Mode.UNRETAINED_SMALL_FILES:
+        return f"restore of {leaf.timestamp} waits for a decision: vmkeep restore {leaf.machine}, or vmkeep abort"
+    percent = "" if leaf.percent is None or not leaf.is_at_work else f" {leaf.percent} %"
+    return f"restore of {leaf.timestamp}: {leaf.raw_mode}{percent}" if is_restore(leaf) else f"{leaf.raw_mode}{percent}"
 
 
 def failed_at(leaf: Leaf) -> datetime:
@@ -97,8 +108,14 @@ def failed_at(leaf: Leaf) -> datetime:
     return from_timestamp(leaf.state) if is_timestamp(leaf.state) else leaf.planned
 
 
-def _is_newer(leaf: Leaf, good: Leaf | None) -> bool:
-    return good is None or leaf.timestamp > good.timestamp
+def _is_backup(leaf: Leaf) -> bool:
+    """Whether there is a good set behind it: a restore starts from one, and leaves it as it is."""
+    return not leaf.wishes.original and (leaf.is_good_backup or is_restore(leaf))
+
+
+def _is_told(leaf: Leaf, good: Leaf | None) -> bool:
+    """A failed restore waits for a person; a failed backup that a newer good one has made up for is history."""
+    return is_restore(leaf) or good is None or leaf.timestamp > good.timestamp
 
 
 def _exclusion(surveyed: Surveyed) -> tuple[bool, str]:
@@ -110,7 +127,9 @@ def _exclusion(surveyed: Surveyed) -> tuple[bool, str]:
 
 def _standing(left_out: bool, running: Leaf | None, failed: Leaf | None, good: Leaf | None) -> Standing:
     if running:
-        return Standing.RUNNING
+        return Standing.WAITS if running.mode is Mode.UNRETAINED_SMALL_FILES else Standing.RUNNING
+    if failed and is_restore(failed):
+        return Standing.FAILED
     if left_out:
         return Standing.LEFT_OUT
     if failed:

@@ -7,11 +7,12 @@ from rich.text import Text
 
 from vmkeep.console.effective import Setting
 from vmkeep.console.sets import BackupSet
-from vmkeep.console.status import Standing, Status, why_failed
+from vmkeep.console.status import Standing, Status, what_runs, why_failed
 
 _STYLES = {
     Standing.OK: "green",
     Standing.RUNNING: "cyan",
+    Standing.WAITS: "bold cyan",
     Standing.FAILED: "bold red",
     Standing.NEVER: "yellow",
     Standing.LEFT_OUT: "dim",
@@ -121,8 +122,7 @@ def _aligned(row: Sequence[str], widths: Sequence[int], figures: Sequence[int]) 
 def _remarks(status: Status) -> str:
     remarks = []
     if status.running:
-        percent = "" if status.running.percent is None else f" {status.running.percent} %"
-        remarks.append(f"{status.running.raw_mode}{percent}")
+        remarks.append(what_runs(status.running))
     if status.failed:
         remarks.append(why_failed(status.failed))
     if status.trouble:

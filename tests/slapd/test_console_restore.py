@@ -1,0 +1,275 @@
+"""`vmkeep restore`, on a real slapd whose agent and controller are played by plain claims."""
+
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+
+from lab.services import script
+from lab.slapd import REPOSITORY, SlapdOptions
+from tests.conftest import SlapdFactory
+from tests.slapd.cluster_of_peers import LIMIT, ClusterOfPeers, Ended
+from tests.slapd.restore_counterpart import WHERE, Counterpart, Play
+from vmkeep.contract.modes import Mode
+
+OLD, NEW = "20260101T000000Z", "20260102T000000Z"
+_numbers = count()
+
+
+@pytest.fixture(scope="module")
+def cluster(slapd_factory: SlapdFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOfPeers]:
+    cluster = ClusterOfPeers(
+        slapd_factory(SlapdOptions(audit=True, synchronous=False)), tmp_path_factory.mktemp("console")
+    )
+    cluster.add_node("n1")
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def machine(cluster: ClusterOfPeers) -> str:
+    """A machine of its own for each test, with two good backups."""
+    name = f"m{next(_numbers)}"
+    cluster.add_machines([name])
+    for timestamp in (OLD, NEW):
+        add_good(cluster, name, timestamp)
+    return name
+
+
+def add_good(cluster: ClusterOfPeers, name: str, timestamp: str) -> str:
+    made = {"vmkeepSetDirectory": f"/backup/{name}/{timestamp}", "vmkeepManifestDigest": "blake3:0"}
+    return cluster.add_leaf(name, timestamp, "finished", "20260103T000000Z", sstProvisioningReturnValue="0", **made)
+
+
+def arguments(cluster: ClusterOfPeers, *more: str) -> list[str]:
+    return ["--settings", str(cluster.settings_file("admin")), *more]
+
+
+def vmkeep(cluster: ClusterOfPeers, *more: str) -> Ended:
+    return cluster.run(*arguments(cluster, *more), program="vmkeep")
+
+
+def at_a_terminal(cluster: ClusterOfPeers, typed: str, *more: str) -> tuple[int, str]:
+    """Run at a terminal, and type at its question."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [script("vmkeep"), *arguments(cluster, *more)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        os.write(ours, typed.encode())
+        while True:
+            try:
+                piece = os.read(ours, 4096)
+            except OSError:  # the other end is closed
+                break
+            if not piece:
+                break
+            shown += piece
+        return process.wait(LIMIT), shown.decode()
+    finally:
+        process.kill()
+        os.close(ours)
+
+
+def leaf(cluster: ClusterOfPeers, machine: str, timestamp: str = NEW) -> dict[str, list[str]]:
+    return next(one for one in cluster.leaves(machine) if one["ou"] == [timestamp])
+
+
+def mode(cluster: ClusterOfPeers, machine: str, timestamp: str = NEW) -> str:
+    return leaf(cluster, machine, timestamp)["sstProvisioningMode"][0]
+
+
+def exists(cluster: ClusterOfPeers, dn: str) -> bool:
+    parent = dn.partition(",")[2]
+    return any(one["dn"][0].casefold() == dn.casefold() for one in cluster.slapd.search(parent, scope="one"))
+
+
+def test_the_newest_good_backup_is_restored_and_the_admin_writes_two_modes(
+    cluster: ClusterOfPeers, machine: str
+) -> None:
+    with Counterpart(cluster):
+        ended = vmkeep(cluster, "restore", machine, "--yes")
+    assert ended.code == 0, ended
+    assert f"{machine}: restored as it was at {NEW}" in ended.out
+    walk = [line for line in cluster.transcript(machine) if not line.endswith("finished now 0")]
+    assert walk == [
+        "cn=admin unretainSmallFiles 0 0",
+        "agent unretainingSmallFiles 0 0",
+        "agent unretainedSmallFiles now 0",
+        "cn=admin unretainLargeFiles 0 0",
+        "agent unretainingLargeFiles 0 0",
+        "agent unretainedLargeFiles now 0",
+        "controller restore 0 0",
+        "agent restoring 0 0",
+        "agent restored now 0",
+    ]
+    assert mode(cluster, machine, OLD) == "finished"
+
+
+def test_conflicts_are_shown_as_text_with_the_place_of_the_files(cluster: ClusterOfPeers, machine: str) -> None:
+    with Counterpart(cluster):
+        ended = vmkeep(cluster, "restore", machine, "--yes")
+    lines = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert "disk path vda /old/disk.qcow2 /new/disk.qcow2" in lines
+    assert "cpu or memory [bold]memory 1 GiB 2 GiB" in lines
+    assert WHERE in lines
+
+
+def test_without_a_terminal_it_stops_at_the_question_and_the_next_call_goes_on(
+    cluster: ClusterOfPeers, machine: str
+) -> None:
+    with Counterpart(cluster):
+        stopped = vmkeep(cluster, "restore", machine, "--at", OLD)
+        assert stopped.code == 3, stopped
+        assert f"`vmkeep restore {machine} --yes` goes on, `vmkeep abort {machine}` backs out" in stopped.out
+        assert mode(cluster, machine, OLD) == "unretainedSmallFiles"
+        other = vmkeep(cluster, "restore", machine, "--at", NEW, "--yes")
+        assert (other.code, mode(cluster, machine, NEW)) == (1, "finished"), other
+        assert f"a restore of {OLD} is under way" in other.err
+        ended = vmkeep(cluster, "restore", machine, "--yes")
+    assert ended.code == 0, ended
+    assert f"going on with the restore of {OLD}, which stands at unretainedSmallFiles" in ended.out
+    assert f"restored as it was at {OLD}" in ended.out
+
+
+def test_diff_shows_and_leaves_the_leaf_as_it_was(cluster: ClusterOfPeers, machine: str) -> None:
+    before = leaf(cluster, machine)
+    with Counterpart(cluster):
+        ended = vmkeep(cluster, "restore", machine, "--diff", "--keep-old", "--without-state")
+    assert ended.code == 3, ended
+    assert "/new/disk.qcow2" in ended.out
+    after = leaf(cluster, machine)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert changed <= {"sstProvisioningState", "sstProvisioningExecutionTime"}
+
+
+def test_declining_backs_out(cluster: ClusterOfPeers, machine: str) -> None:
+    with Counterpart(cluster):
+        code, shown = at_a_terminal(cluster, "n\n", "restore", machine)
+    assert code == 3, shown
+    assert f"Restore {machine} as it was at {NEW}? [y/N]" in shown
+    assert "backed out" in shown
+    assert mode(cluster, machine) == "finished"
+    assert "vmkeepConflicts" not in leaf(cluster, machine)
+
+
+def test_agreeing_at_the_terminal_restores(cluster: ClusterOfPeers, machine: str) -> None:
+    with Counterpart(cluster):
+        code, shown = at_a_terminal(cluster, "y\n", "restore", machine)
+    assert code == 0, shown
+    assert f"{machine}: restored as it was at {NEW}" in shown
+
+
+def test_interrupted_it_says_how_to_go_on(cluster: ClusterOfPeers, machine: str) -> None:
+    process = cluster.start(*arguments(cluster, "restore", machine), program="vmkeep")
+    cluster.wait_for("the first step is asked for", lambda: mode(cluster, machine) == "unretainSmallFiles")
+    process.send_signal(signal.SIGINT)
+    ended = cluster.ended(process)
+    assert ended.code == 3, ended
+    assert f"go on with `vmkeep restore {machine}`, or back out with `vmkeep abort {machine}`" in ended.out
+
+
+def test_time_that_is_up_leaves_the_restore_waiting(cluster: ClusterOfPeers, machine: str) -> None:
+    ended = vmkeep(cluster, "restore", machine, "--timeout", "0.5")
+    assert ended.code == 3, ended
+    assert f"{machine}: not done within 0.5 s" in ended.out
+    assert mode(cluster, machine) == "unretainSmallFiles"
+
+
+def test_what_is_wished_stands_on_the_leaf_with_the_first_mode(cluster: ClusterOfPeers, machine: str) -> None:
+    wished = ("--disk", "vda", "--disk", "vdb", "--without-state", "--keep-old", "--timeout", "0.3")
+    vmkeep(cluster, "restore", machine, *wished)
+    found = leaf(cluster, machine)
+    assert sorted(found["vmkeepRestoreDisk"]) == ["vda", "vdb"]
+    assert (found["sstRestoreVMWithoutState"], found["vmkeepKeepOld"]) == (["TRUE"], ["TRUE"])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--at", "20250101T000000Z"], f"the backup 20250101T000000Z is not there; good ones: {NEW}, {OLD}"),
+        (["--at", "20260104T000000Z"], "the backup 20260104T000000Z is no good backup (merging, 11)"),
+        (["--disk", "../etc"], "the disk target '../etc' is not allowed"),
+    ],
+)
+def test_what_cannot_be_restored_is_refused_and_nothing_is_written(
+    cluster: ClusterOfPeers, machine: str, more: list[str], said: str
+) -> None:
+    cluster.add_leaf(machine, "20260104T000000Z", "merging", "20260104T000001Z", sstProvisioningReturnValue="11")
+    before = cluster.context_csn()
+    ended = vmkeep(cluster, "restore", machine, *more)
+    assert (ended.code, cluster.context_csn()) == (1, before), ended
+    assert said in ended.err
+
+
+def test_a_machine_with_a_leaf_in_flight_is_refused_and_nothing_is_written(
+    cluster: ClusterOfPeers, machine: str
+) -> None:
+    cluster.add_leaf(machine, "20260104T000000Z", "retaining", "0", sstProvisioningReturnValue="0")
+    before = cluster.context_csn()
+    ended = vmkeep(cluster, "restore", machine, "--yes")
+    assert (ended.code, cluster.context_csn()) == (1, before), ended
+    assert f"{machine}: 20260104T000000Z is at work (retaining)" in ended.err
+
+
+def test_an_unknown_machine_points_to_the_sets(cluster: ClusterOfPeers) -> None:
+    ended = vmkeep(cluster, "restore", "nosuch", "--yes")
+    assert ended.code == 1
+    assert "nosuch: there is no machine of this name" in ended.err
+    assert "vmkeep rebuild-catalogue" in ended.err
+
+
+def test_a_failed_step_is_told_with_its_code_and_can_be_tried_again(cluster: ClusterOfPeers, machine: str) -> None:
+    with Counterpart(cluster, Play(failures={Mode.UNRETAIN_LARGE_FILES: 38})):
+        failed = vmkeep(cluster, "restore", machine, "--yes")
+        assert failed.code == 1, failed
+        assert f"{NEW} failed at unretainingLargeFiles: 38, corrupt disk image: scripted failure" in failed.out
+        assert "nothing of the machine was touched" in failed.out
+        ended = vmkeep(cluster, "restore", machine, "--yes")
+    assert ended.code == 0, ended
+
+
+def test_a_restore_that_failed_is_told_and_not_begun_again(cluster: ClusterOfPeers, machine: str) -> None:
+    with Counterpart(cluster, Play(failures={Mode.RESTORE: 21})):
+        for _ in range(2):
+            failed = vmkeep(cluster, "restore", machine, "--yes")
+            assert failed.code == 1, failed
+            assert f"{NEW} failed at restoring: 21, cannot restore machine: scripted failure" in failed.out
+            assert f"`vmkeep abort {machine}` ends this restore" in failed.out
+    assert mode(cluster, machine) == "restoring"
+
+
+def test_without_a_controller_it_says_so_and_plain_ldapmodify_goes_on(cluster: ClusterOfPeers, machine: str) -> None:
+    with Counterpart(cluster, Play(has_controller=False)):
+        process = cluster.start(*arguments(cluster, "restore", machine, "--yes"), program="vmkeep")
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "no controller seems to run, which would go on from unretainedLargeFiles" in line:
+                break
+        assert "ldif/edits/restore.ldif" in line
+        edit = (REPOSITORY / "ldif/edits/restore.ldif").read_text()
+        edit = edit.replace("machine-01", machine).replace("20260101T030000Z", NEW)
+        cluster.slapd.modify(edit)
+        rest = process.stdout.read()
+        assert process.wait(LIMIT) == 0, rest
+    assert "the leaf stays at restored until one does" in rest
+    assert f"{machine}: restored as it was at {NEW}" in rest
+
+
+def test_somebody_else_backing_out_ends_it(cluster: ClusterOfPeers, machine: str) -> None:
+    process = cluster.start(*arguments(cluster, "restore", machine), program="vmkeep")
+    cluster.wait_for("the first step is asked for", lambda: mode(cluster, machine) == "unretainSmallFiles")
+    assert vmkeep(cluster, "abort", machine).code == 0
+    ended = cluster.ended(process)
+    assert ended.code == 3, ended
+    assert f"somebody else moved the leaf {NEW}; it stands at finished" in ended.out
