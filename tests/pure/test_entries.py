@@ -109,6 +109,7 @@ SAVED = (
     _unit(DEVICES),
     _disk("vda", "/var/virtualization/old/vda.qcow2"),
     _disk("vdb", "/var/virtualization/old/vdb.qcow2"),
+    _unit(f"ou=gone,{WEB}"),
 )
 LIVE = (
     _machine("web", sstNode="n1", sstMemory="1024", sstVCPU="2"),

@@ -33,10 +33,14 @@ LIMIT = 20.0
 
 @dataclass
 class Script:
-    """How a peer answers. `failures` are (mode asked, return value) a machine, each used once; `held` machines wait."""
+    """How a peer answers. `failures` are (mode asked, return value) a machine, each used once; `held` machines wait.
+
+    `saved` is the LDIF a machine's entry is to become, said where large files are brought back.
+    """
 
     failures: dict[str, list[tuple[Mode, int]]] = field(default_factory=dict)
     held: set[tuple[str, Mode]] = field(default_factory=set)
+    saved: dict[str, str] = field(default_factory=dict)
 
 
 class Peer:
@@ -99,7 +103,12 @@ class Peer:
         durations = with_duration(claimed.execution_times, mode, 1.5)
         if mode is Mode.SNAPSHOT:
             durations = with_duration(durations, "downtime", 0.25)
-        self._catalogue.claim(claimed, done(working), Report(_now(), extra={Attribute.EXECUTION_TIME: durations}))
+        extra: dict[str, Sequence[str]] = {Attribute.EXECUTION_TIME: durations}
+        if mode is Mode.UNRETAIN_SMALL_FILES:
+            extra[Attribute.CONFLICTS] = ("[]",)
+        if mode is Mode.UNRETAIN_LARGE_FILES and leaf.machine in self._play.saved:
+            extra[Attribute.ENTRY] = (self._play.saved[leaf.machine],)
+        self._catalogue.claim(claimed, done(working), Report(_now(), extra=extra))
 
 
 def _now() -> str:

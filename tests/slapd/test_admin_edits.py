@@ -14,7 +14,7 @@ import pytest
 from lab.errors import LabError
 from lab.slapd import REPOSITORY, Slapd, SlapdOptions
 from tests.conftest import SlapdFactory
-from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.leaf import Leaf, Wishes
 from vmkeep.contract.modes import ROWS, Actor, Mode, at_work, done, may_move
 from vmkeep.contract.names import Attribute, Tree
 from vmkeep.contract.plan import is_excluded, resolve
@@ -39,10 +39,22 @@ MOVES = {
     "restore-large-files": (Mode.UNRETAINED_SMALL_FILES, Mode.UNRETAIN_LARGE_FILES),
     "restore": (Mode.UNRETAINED_LARGE_FILES, Mode.RESTORE),
     "back-out": (Mode.UNRETAINED_SMALL_FILES, Mode.FINISHED),
+    "back-out-after-failure": (Mode.RESTORING, Mode.FINISHED),
+    "take-back": (Mode.UNRETAIN_SMALL_FILES, Mode.FINISHED),
+    "finish-restore": (Mode.RESTORED, Mode.FINISHED),
     "delete-iteration": (Mode.FINISHED, Mode.DELETE),
+    "delete-last": (Mode.FINISHED, Mode.DELETE),
+}
+FAILED = {"back-out-after-failure": 21}
+WISHES = {
+    "restore-without-state": Wishes(without_state=True),
+    "restore-one-disk": Wishes(disks=("vdb",)),
+    "keep-old": Wishes(keep_old=True),
+    "drop-old": Wishes(),
 }
 OTHERS = {"exclude", "exclude-without-subtree", "include", "backup-now"}
 DEMANDED = {"sstOsArchitecture": "x86_64", "sstOsMachine": "pc", "sstClockOffset": "utc"}
+MODE_FINISHED = f"{Attribute.MODE}: {Mode.FINISHED}"
 FOREIGN_ARC = "1.3.6.1.4.1.22621.1.1.9"
 
 
@@ -136,13 +148,13 @@ def test_every_edit_is_tried_here_and_named_in_its_readme() -> None:
     files = {path.stem for path in EDITS.glob("*.ldif")}
     named = set(re.findall(r"`([a-z-]+)\.ldif`", (EDITS / "README.md").read_text()))
 
-    assert files == {*MOVES, *OTHERS} == named
+    assert files == {*MOVES, *WISHES, *OTHERS} == named
 
 
 @pytest.mark.parametrize("edit", MOVES)
 def test_an_edit_moves_a_leaf_as_the_protocol_has_it(office: Office, edit: str) -> None:
     before, after = MOVES[edit]
-    office.put_leaf(before)
+    office.put_leaf(before, FAILED.get(edit, 0))
 
     office.apply(edit)
 
@@ -166,7 +178,7 @@ def test_an_edit_is_refused_when_the_leaf_is_elsewhere(office: Office, edit: str
     assert office.leaf().state == LATER
 
 
-@pytest.mark.parametrize("edit", ["finish", "restore-small-files"])
+@pytest.mark.parametrize("edit", ["finish", "restore-small-files", "finish-restore"])
 def test_a_failure_is_neither_finished_nor_restored(office: Office, edit: str) -> None:
     before = MOVES[edit][0]
     office.put_leaf(before, return_value=11)
@@ -175,6 +187,52 @@ def test_a_failure_is_neither_finished_nor_restored(office: Office, edit: str) -
         office.apply(edit)
 
     assert office.leaf().mode is before
+
+
+def test_a_restore_at_work_is_not_backed_out_of(office: Office) -> None:
+    office.put_leaf(Mode.RESTORING)
+
+    with pytest.raises(LabError, match=r"No such attribute \(16\)"):
+        office.apply("back-out-after-failure")
+
+    assert office.leaf().is_at_work
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["made by the controller", "made by hand"])
+@pytest.mark.parametrize("edit", [*WISHES, "delete-last"])
+def test_a_wish_is_set_whether_or_not_the_leaf_has_our_class(office: Office, edit: str, by_hand: bool) -> None:
+    if by_hand:
+        office.apply("backup-now")
+        office.server.modify(f"dn: {LEAF}\nchangetype: modify\nreplace: sstProvisioningMode\n{MODE_FINISHED}\n")
+    else:
+        office.put_leaf(Mode.FINISHED)
+
+    for _again in range(2 if edit in WISHES else 1):
+        office.apply(edit)
+
+    assert office.leaf().wishes == WISHES.get(edit, Wishes(delete_last=True))
+
+
+def test_what_was_kept_is_dropped_and_nothing_else(office: Office) -> None:
+    office.put_leaf(Mode.FINISHED)
+    for edit in ("keep-old", "restore-one-disk", "drop-old"):
+        office.apply(edit)
+
+    assert office.leaf().wishes == Wishes(disks=("vdb",))
+
+
+def test_a_restore_finished_by_hand_leaves_nothing_on_the_leaf_but_what_is_kept(office: Office) -> None:
+    office.put_leaf(Mode.RESTORED)
+    for edit in ("restore-without-state", "restore-one-disk", "keep-old"):
+        office.apply(edit)
+    left = {Attribute.CONFLICTS: ["[]"], Attribute.ENTRY: ["x"], Attribute.ENTRY_BEFORE: ["x"]}
+    assert office.controller.note(office.leaf(), left) is Claim.WON
+
+    office.apply("finish-restore")
+
+    leaf = office.leaf()
+    assert leaf.is_good_backup
+    assert (leaf.conflicts, leaf.entry, leaf.entry_before, leaf.wishes) == ("", "", "", Wishes(keep_old=True))
 
 
 def test_a_whole_backup_goes_by_hand(office: Office) -> None:
