@@ -52,6 +52,7 @@ def _serve(settings: NodeAgentSettings) -> None:
     log = configure(settings.logs, PROGRAM.name)
     wakes: list[Loop] = []
     assembly = assemble(settings, lambda: wakes[0].wake() if wakes else None)
+    assembly.shop.metrics.listen(settings.metrics)
     loop = Loop(assembly.agent.cycle, Pace(settings.reconcile_seconds), log, Readiness.of(os.environ))
     wakes.append(loop)
     try:

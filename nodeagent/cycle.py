@@ -14,7 +14,7 @@ from functools import partial
 
 from nodeagent.journal import Journal
 from nodeagent.order import Order
-from nodeagent.reporting import refuse_what_is_no_backup, report
+from nodeagent.reporting import refuse_what_is_no_backup
 from nodeagent.work import (
     PLANS,
     Counter,
@@ -24,6 +24,7 @@ from nodeagent.work import (
     go_on,
     is_in_restore,
     take_up,
+    tell,
 )
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import NOW, Leaf
@@ -95,6 +96,9 @@ class Agent:
                 self._shop.log.error(why.sentence, machine=leaf.machine, leaf=leaf.timestamp)  # noqa: TRY400 - no bug
         self._clean_up_after_restores()
         self._note_progress()
+        self._shop.metrics.cycles.inc()
+        with self._lock:
+            self._shop.metrics.show_modes(job.mode for job in self._jobs.values())
         return self._next_turn()
 
     def wait(self, seconds: float) -> bool:
@@ -131,7 +135,7 @@ class Agent:
         fresh = self._shop.journals.find(order.machine, order.timestamp, order.mode)
         if fresh is not None and fresh.record.result is not None:
             try:
-                report(self._shop.catalogue, fresh, self._shop.log)
+                tell(self._shop, fresh)
             except Refused as why:
                 self._shop.log.error(why.sentence, machine=order.machine, mode=order.mode)  # noqa: TRY400 - no bug
 
@@ -197,7 +201,9 @@ class Agent:
         if mode is Mode.UNRETAINING_SMALL_FILES and leaf.return_value:
             refuse_what_is_no_backup(self._shop.catalogue, leaf, self._shop.host.wall_clock())
             return None
-        if self._shop.catalogue.claim(leaf, mode, Report(NOW)) is Claim.LOST:
+        outcome = self._shop.catalogue.claim(leaf, mode, Report(NOW))
+        self._shop.metrics.claims.labels(outcome.value).inc()
+        if outcome is Claim.LOST:
             return None
         self._shop.log.info(str(mode), machine=leaf.machine, leaf=leaf.timestamp)
         return replace(leaf, raw_mode=mode.value, state=NOW, return_value=0)

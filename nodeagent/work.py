@@ -29,8 +29,9 @@ from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.machine import check_name
-from vmkeep.contract.modes import ROWS, Circle, Mode
+from vmkeep.contract.modes import ROWS, Circle, Mode, asked
 from vmkeep.directory.catalogue import Catalogue
+from vmkeep.service.metrics import Metrics
 
 PLANS: dict[Mode, Callable[[Order, Host], tuple[Step, ...]]] = {
     Mode.SNAPSHOTTING: snapshot,
@@ -68,6 +69,7 @@ class Workshop:
     locks: Path
     patience: Patience
     log: FilteringBoundLogger
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 def take_up(shop: Workshop, leaf: Leaf, counter: Counter) -> None:
@@ -95,6 +97,8 @@ def take_up(shop: Workshop, leaf: Leaf, counter: Counter) -> None:
 def _refuse(shop: Workshop, leaf: Leaf, why: Refused) -> None:
     shop.log.warning(why.sentence, machine=leaf.machine, return_value=int(why.code))
     refuse(shop.catalogue, leaf, Outcome(int(why.code), why.sentence, shop.host.wall_clock()))
+    if leaf.mode is not None:
+        shop.metrics.count_failure(asked(leaf.mode), why.code)
 
 
 def _is_still_ours(shop: Workshop, leaf: Leaf) -> bool:
@@ -117,7 +121,19 @@ def _carry_out(shop: Workshop, journal: Journal, counter: Counter) -> None:
     host = replace(shop.host, progress=counter.add)
     runner = Runner(journal, shop.host.wall_clock, shop.patience)
     runner.run(PLANS[order.mode](order, host))
-    report(shop.catalogue, journal, shop.log)
+    tell(shop, journal)
+
+
+def tell(shop: Workshop, journal: Journal) -> None:
+    """Report a journal's result, and count it once it is told. TryLater where the directory is away."""
+    order, outcome = journal.order, journal.record.result
+    assert outcome is not None, f"{journal.path} has no result yet"
+    if not report(shop.catalogue, journal, shop.log):
+        return
+    if outcome.code == ReturnValue.SUCCESS:
+        shop.metrics.steps.labels(asked(order.mode)).observe(outcome.at - order.started_at)
+    else:
+        shop.metrics.count_failure(asked(order.mode), outcome.code)
 
 
 def is_in_restore(leaf: Leaf | None) -> bool:
@@ -148,6 +164,7 @@ def end_after_a_bug(shop: Workshop, job: tuple[str, str, Mode], leaf: Leaf | Non
             _tell_journal(shop, journal, why)
         elif leaf is not None:
             refuse(shop.catalogue, leaf, refusal_of_a_bug(machine, why, shop.host.wall_clock()))
+            shop.metrics.count_failure(asked(job[2]), ReturnValue.UNDEFINED_ERROR)
 
 
 def _tell_journal(shop: Workshop, journal: Journal, why: Exception) -> None:

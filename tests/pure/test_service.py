@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import structlog
@@ -262,16 +263,45 @@ def test_signals_end_and_wake_the_loop_and_are_as_before_afterwards() -> None:
 
 
 def test_metrics_are_answered_where_the_settings_say() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     metrics = Metrics()
     metrics.show_modes(["merging", "merging"])
     metrics.listen(MetricsSettings(listen=f"127.0.0.1:{port}"))
-    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    text = get_metrics(port)
     assert 'vmkeep_leaves{mode="merging"} 2.0' in text
     with pytest.raises(Refused, match="cannot listen there"):
         Metrics().listen(MetricsSettings(listen=f"127.0.0.1:{port}"))
+
+
+def test_the_agent_answers_metrics_while_its_directory_is_away(tmp_path: Path) -> None:
+    port = free_port()
+    settings = tmp_path / "agent.toml"
+    directory = f'[directory]\nuri = "ldapi://{quote(str(tmp_path / "none"), safe="")}"\nsuffix = "dc=example,dc=org"\n'
+    place = f'node = "n1"\nstate_directory = "{tmp_path}"\n'
+    settings.write_text(f'{place}{directory}[metrics]\nlisten = "127.0.0.1:{port}"\n')
+    argv = [sys.executable, "-c", "from nodeagent.cli import main; main()", "--settings", str(settings), "serve"]
+    agent = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        text = until("the agent to answer", lambda: get_metrics(port), 20)
+        assert "vmkeep_cycles_total 0.0" in text
+        agent.terminate()
+        assert agent.wait(20) == 0
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+def get_metrics(port: int) -> str:
+    try:
+        return str(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode())
+    except OSError:
+        return ""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 DAEMON = """

@@ -1,6 +1,7 @@
 """The agent's workers over a real journal and a directory in memory: what becomes of a machine that meets a bug."""
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import Any
 
 import pytest
 import structlog
+from prometheus_client import generate_latest
 
 from lab.waiting import until
+from nodeagent.assembly import assemble
 from nodeagent.cycle import Agent
-from nodeagent.host.images import Images
 from nodeagent.host.locks import machine_lock
-from nodeagent.journal import Journals, Outcome
-from nodeagent.operations.survey import Rules, Surveyor
+from nodeagent.journal import Outcome
 from nodeagent.order import Order
 from nodeagent.runner import Patience
 from nodeagent.steps import Facts, Host, Step
@@ -29,7 +30,8 @@ from vmkeep.contract.names import Attribute, ObjectClass, Tree
 from vmkeep.contract.timestamps import from_timestamp
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.memory import MemoryStore
-from vmkeep.service.settings import LimitSettings
+from vmkeep.directory.settings import DirectorySettings
+from vmkeep.service.settings import LimitSettings, NodeAgentSettings
 
 TREE = Tree("dc=example,dc=org")
 DN = TREE.leaf(ORDER.machine, ORDER.timestamp)
@@ -76,14 +78,23 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Workshop:
-    store = MemoryStore(TREE.machines)
-    catalogue = Catalogue(store, TREE)
+    """A node's own, but for the directory, which is in memory, and a libvirt that has no verbs at all."""
+    directory = DirectorySettings(uri="ldapi:///", suffix=TREE.suffix)
+    settings = NodeAgentSettings(
+        node="n1", directory=directory, state_directory=str(tmp_path), allowed_roots=("/tmp",), image_roots=("/i",)
+    )
+    shop = assemble(settings, lambda: None).shop
+    catalogue = Catalogue(MemoryStore(TREE.machines), TREE)
     no_libvirt: Any = SimpleNamespace()
-    host = Host("n1", no_libvirt, Images(), ["/"], {})
-    rules = Rules(("/",), ("/",), ("/",), "/")
-    log = structlog.wrap_logger(None, processors=[_drop])
-    surveyor = Surveyor(catalogue, host, rules)
-    return Workshop(catalogue, host, surveyor, Journals(tmp_path / "j"), tmp_path / "l", Patience(0.01, 3), log)
+    host = replace(shop.host, hypervisor=no_libvirt)
+    return replace(
+        shop,
+        catalogue=catalogue,
+        host=host,
+        surveyor=replace(shop.surveyor, catalogue=catalogue, host=host),
+        patience=Patience(0.01, 3),
+        log=structlog.wrap_logger(None, processors=[_drop]),
+    )
 
 
 def _drop(_logger: object, _name: str, _event: object) -> Any:
@@ -171,7 +182,6 @@ def test_a_bug_in_taking_back_is_come_back_to_with_bounds_and_then_told(shop: Wo
 
 
 def test_a_bug_before_there_is_a_journal_refuses_the_leaf(shop: Workshop, world: World, agent: Agent) -> None:
-    """Here the survey asks a libvirt that has no verbs at all."""
     del world
     add_leaf(shop, "snapshot")
     turn_until(agent, "the leaf to be refused", lambda: told(shop)[0])
@@ -243,3 +253,18 @@ def test_a_day_has_come_by_the_nodes_clock(
     shop.catalogue.store.replace(leaf.dn, {Attribute.EXECUTION_DATE: (day,)})
     Agent(shop, "n1", LimitSettings(), 1.0, lambda: None).cycle()
     assert (told(shop)[1] == "snapshotting") is is_taken_up
+
+
+def test_steps_and_failures_are_counted_by_what_was_asked_for(
+    shop: Workshop, world: World, gate: Gate, agent: Agent
+) -> None:
+    gate.open.set()
+    leaf = add_leaf(shop, "merging")
+    shop.journals.create(ORDER.model_copy(update={"mode": Mode.MERGING, "leaf_dn": DN, "started_at": time.time()}))
+    turn_until(agent, "the merge to be reported", lambda: told(shop)[1] == "merged")
+    shop.catalogue.store.replace(leaf.dn, {Attribute.MODE: ("snapshot",), Attribute.STATE: ("0",)})
+    turn_until(agent, "the snapshot to fail", lambda: told(shop)[0])
+    text = generate_latest(shop.metrics.registry).decode()
+    assert 'vmkeep_step_seconds_count{step="merge"} 1.0' in text
+    assert 'vmkeep_failures_total{return_value="1",step="snapshot"} 1.0' in text
+    assert 'vmkeep_claims_total{outcome="won"} 1.0' in text

@@ -36,7 +36,7 @@ class Metrics:
                 "vmkeep_step_seconds", "Duration of steps", ["step"], buckets=_STEP_BUCKETS, registry=self.registry
             ),
             "failures": Counter(
-                "vmkeep_failures", "Failed steps by return value", ["return_value"], registry=self.registry
+                "vmkeep_failures", "Failed steps by return value", ["step", "return_value"], registry=self.registry
             ),
         }
         for name, metric in made.items():
@@ -47,6 +47,10 @@ class Metrics:
         self.leaves.clear()
         for mode in modes:
             self.leaves.labels(mode).inc()
+
+    def count_failure(self, step: str, return_value: int) -> None:
+        """One more step that failed; by its number, as the leaf shows it."""
+        self.failures.labels(step, str(int(return_value))).inc()
 
     def listen(self, settings: MetricsSettings) -> None:
         """Answer GET /metrics where the settings say so."""
