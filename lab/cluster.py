@@ -104,10 +104,6 @@ class Lab:
         """The libvirt domain of a machine."""
         return self.machines[machine].node.domain(machine)
 
-    def node_of(self, machine: str) -> Node:
-        """The node a machine lives on."""
-        return self.machines[machine].node
-
     def wait_for_count(self, machine: str, more: int = 1, limit: float = 60) -> int:
         """Return the newest count on the serial log when the guest has counted `more` times from now."""
         serial = self.machines[machine].serial

@@ -46,12 +46,6 @@ class SerialLog:
         seqs = [count.seq for count in self.counts]
         return [(before, after) for before, after in itertools.pairwise(seqs) if after != before + 1]
 
-    @property
-    def widest_guest_gap(self) -> float:
-        """The longest time between two counts by the guest's own clock, in seconds."""
-        times = [count.monotonic for count in self.counts]
-        return max((b - a for a, b in itertools.pairwise(times)), default=0) / 1e9
-
 
 def read_serial(path: Path) -> SerialLog:
     """Read a serial log; a line that is not finished yet is left out."""

@@ -25,7 +25,6 @@ _KNOWN = _DIRTY | _COMPRESSION | _EXTENDED_L2
 class Header:
     """What an image says of itself. `virtual_size` in bytes; `is_empty` when no cluster has been allocated."""
 
-    version: int
     virtual_size: int
     backing_file: str | None
     is_empty: bool
@@ -42,7 +41,7 @@ def read_header(descriptor: int, name: str) -> Header:
         raise HostFailure(f"{name} has an absurd table of {l1_entries} entries")
     backing = _text(descriptor, backing_at, backing_length, name) if backing_at else None
     table = os.pread(descriptor, l1_entries * 8, l1_at)
-    return Header(version, size, backing, not any(table))
+    return Header(size, backing, not any(table))
 
 
 def _check_layout(name: str, version: int, size: int, encryption: int, fixed: bytes) -> None:
