@@ -4,11 +4,13 @@ import os
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from lab.cluster import Lab
 from lab.waiting import until
 
 LIMIT = 120.0
+EDITS = Path(__file__).parents[2] / "ldif/edits"
 
 
 def timestamp(offset: int = 0) -> str:
@@ -109,12 +111,37 @@ class Plain:
         self.add_leaf(machine, leaf)
         for mode, done in (("snapshot", "snapshotted"), ("merge", "merged"), ("retain", "retained")):
             self.step(machine, leaf, mode, done)
+        self.finish(machine, leaf)
+        return leaf
+
+    def edit(self, name: str, machine: str, leaf: str) -> None:
+        """One of the edits that are shipped, with this machine's names put in."""
+        text = (EDITS / f"{name}.ldif").read_text()
+        text = text.replace("dc=example,dc=org", self.lab.directory.suffix).replace("machine-01", machine)
+        self._tool("ldapmodify", text=text.replace("20260101T030000Z", leaf).replace("20260101T120000Z", timestamp()))
+
+    def edit_and_wait(self, name: str, machine: str, leaf: str, done: str) -> dict[str, list[str]]:
+        """Apply an edit that asks for a step, and wait for its end; it has to end well."""
+        self.edit(name, machine, leaf)
+        entry = self.wait(machine, leaf, done)
+        assert entry["sstProvisioningMode"] == [done], entry
+        assert entry["sstProvisioningReturnValue"] == ["0"], entry
+        return entry
+
+    def restore(self, machine: str, leaf: str) -> dict[str, list[str]]:
+        """A whole restore without any controller; the leaf when the machine is back."""
+        self.edit_and_wait("restore-small-files", machine, leaf, "unretainedSmallFiles")
+        self.edit_and_wait("restore-large-files", machine, leaf, "unretainedLargeFiles")
+        restored = self.edit_and_wait("restore", machine, leaf, "restored")
+        self.finish(machine, leaf)
+        return restored
+
+    def finish(self, machine: str, leaf: str) -> None:
         self.modify(
             self.leaf_dn(machine, leaf),
             "replace sstProvisioningMode finished",
             f"replace sstProvisioningState {timestamp()}",
         )
-        return leaf
 
     def fail(self, machine: str, leaf: str | None = None) -> tuple[int, str]:
         """Ask for a snapshot that has to fail; its return value and message."""

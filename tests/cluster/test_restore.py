@@ -1,0 +1,98 @@
+"""Plain LDAP clients drive whole restores, without any controller, with the edits that are shipped."""
+
+import itertools
+import shutil
+import subprocess
+from pathlib import Path
+
+import libvirt
+import pytest
+from lxml import etree
+
+from lab import ticks
+from lab.cluster import Lab
+from lab.machines import Machine, MachineSpec
+from lab.waiting import until
+from tests.cluster import sets
+from tests.cluster.plain import Plain, files_below, timestamp
+
+KINDS = {
+    "running, one disk": MachineSpec(),
+    "running, two disks": MachineSpec(disks=2),
+    "firmware with NVRAM and vTPM": MachineSpec(kind="uefi", tpm=True),
+    "paused": MachineSpec(state="paused"),
+    "off": MachineSpec(kind="bios", state="off", content_mib=2),
+}
+
+
+def power(machine: Machine) -> int:
+    return machine.node.domain(machine.name).state()[0]
+
+
+def definition(machine: Machine) -> bytes:
+    """What libvirt would start, without what it fills in by itself when a machine runs."""
+    root = etree.fromstring(machine.node.domain(machine.name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    for element in (*root.findall("resource"), *root.findall("seclabel")):
+        root.remove(element)
+    etree.indent(root)
+    return etree.tostring(root, method="c14n")
+
+
+def left_in_retain(machine: Machine) -> list[str]:
+    return [name for name in files_below(machine.node.retain) if f"/{machine.name}/" in f"/{name}"]
+
+
+def assert_cleared(machine: Machine) -> None:
+    until(f"the retain directory of {machine.name} to be empty", lambda: not left_in_retain(machine), 60)
+
+
+def same_content(one: Path, other: Path) -> bool:
+    command = ["qemu-img", "compare", "-U", "-f", "qcow2", "-F", "qcow2", str(one), str(other)]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+
+
+def back_up_with_a_copy(plain: Plain, machine: Machine, folder: Path) -> tuple[str, list[Path]]:
+    """A backup, and an independent copy of every disk, taken while the image of its instant lies frozen in retain."""
+    leaf = timestamp()
+    plain.add_leaf(machine.name, leaf)
+    plain.step(machine.name, leaf, "snapshot", "snapshotted")
+    frozen = [machine.node.retain / name for name in left_in_retain(machine) if name.endswith(".qcow2")]
+    by_name = {path.name: Path(shutil.copy(path, folder / path.name)) for path in frozen}
+    for mode, done in (("merge", "merged"), ("retain", "retained")):
+        plain.step(machine.name, leaf, mode, done)
+    plain.finish(machine.name, leaf)
+    return leaf, [by_name[disk.name] for disk in machine.disks]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_machine_is_back_as_it_was_at_its_instant(kind: str, agents: Lab, plain: Plain, tmp_path: Path) -> None:
+    spec = KINDS[kind]
+    machine = agents.add_machine(spec)
+    counts = spec.kind == "linux" and spec.state == "running"
+    if counts:
+        agents.wait_for_count(machine.name, 50)
+    before, described = power(machine), definition(machine)
+    leaf, copies = back_up_with_a_copy(plain, machine, tmp_path)
+    at_instant = [ticks.newest_on_disk(copy) for copy in copies]
+    if counts:
+        agents.wait_for_count(machine.name, 300)
+    offset = machine.serial.stat().st_size if machine.serial.exists() else 0
+
+    plain.restore(machine.name, leaf)
+
+    assert power(machine) == before
+    assert definition(machine) == described
+    if counts:
+        log = machine.serial.read_text(errors="replace")[offset:]
+        counted = [int(line.split()[1]) for line in log.splitlines()[:-1] if line.startswith("T ")]
+        back = next(after for count, after in itertools.pairwise(counted) if after < count)
+        assert back in (at_instant[0], at_instant[0] + 1), "memory and disk are of one instant"
+        agents.wait_for_count(machine.name, 60)
+        assert " BAD" not in machine.serial.read_text(errors="replace")[offset:]
+    else:
+        assert all(same_content(disk, copy) for disk, copy in zip(machine.disks, copies, strict=True))
+    for disk in machine.disks:
+        sets.assert_whole(disk)
+    assert_cleared(machine)
+    sets.assert_digests(sets.directory_of(machine, leaf))
+    plain.back_up(machine.name)
