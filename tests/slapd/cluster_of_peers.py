@@ -142,9 +142,9 @@ class ClusterOfPeers:
 
     def add_machines(self, names: Sequence[str], node: str = "n1", with_backup: bool = True) -> None:
         """Machines on a node."""
-        self.slapd.add("\n".join(self._machine(name, node, with_backup) for name in names))
+        self.slapd.add("\n".join(self.machine_ldif(name, node, with_backup) for name in names))
 
-    def _machine(self, name: str, node: str, with_backup: bool) -> str:
+    def machine_ldif(self, name: str, node: str, with_backup: bool) -> str:
         dn = self.tree.machine(name)
         lines = [f"dn: {dn}", "objectClass: sstVirtualizationVirtualMachine", f"sstVirtualMachine: {name}"]
         lines += ["sstDisplayName: x", "sstVirtualMachinePool: p", "sstType: kvm", "sstStatus: running"]

@@ -1,0 +1,270 @@
+"""Restores and deletions on a real slapd: the controller between an admin's edits and a scripted agent."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from lab.slapd import REPOSITORY, SlapdOptions
+from tests.conftest import SlapdFactory
+from tests.slapd.cluster_of_peers import ClusterOfPeers, Script
+from vmkeep.contract.modes import Mode
+
+MACHINE = "machine-01"  # the edits' own example
+TIMESTAMP = "20260101T030000Z"
+OLDER = "20251231T030000Z"
+LEFT = {"vmkeepConflicts", "vmkeepEntry", "vmkeepEntryBefore", "vmkeepRestoreDisk", "sstRestoreVMWithoutState"}
+RESTORE = """\
+cn=admin unretainSmallFiles 0 0
+agent unretainingSmallFiles 0 0
+agent unretainedSmallFiles now 0
+cn=admin unretainLargeFiles 0 0
+agent unretainingLargeFiles 0 0
+agent unretainedLargeFiles now 0
+controller restore 0 0
+agent restoring 0 0
+agent restored now 0
+controller finished now 0
+""".splitlines()
+Entries = dict[str, dict[str, list[str]]]
+
+
+@pytest.fixture(scope="module")
+def cluster_of_peers(slapd_factory: SlapdFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOfPeers]:
+    cluster = ClusterOfPeers(
+        slapd_factory(SlapdOptions(audit=True, synchronous=False)), tmp_path_factory.mktemp("peers")
+    )
+    cluster.add_node("n1")
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(cluster_of_peers: ClusterOfPeers) -> Iterator[ClusterOfPeers]:
+    """A machine with two disks, a good backup and an older one, and another machine; gone again afterwards."""
+    cluster = cluster_of_peers
+    cluster.add_machines([MACHINE, "db"])
+    cluster.slapd.add(f"dn: {devices(cluster)}\nobjectClass: organizationalUnit\nou: devices\n")
+    for target in ("vda", "vdb"):
+        cluster.slapd.add(disk(cluster, target, f"/var/virtualization/now/{target}.qcow2"))
+    for machine, timestamp in ((MACHINE, OLDER), (MACHINE, TIMESTAMP), ("db", OLDER)):
+        cluster.add_leaf(machine, timestamp, "finished", "20260101T031500Z", sstProvisioningReturnValue="0")
+    yield cluster
+    cluster.close()
+    for machine in cluster.slapd.search(cluster.tree.machines, "(objectClass=*)", "one", "ou"):
+        cluster.slapd.delete(machine["dn"][0])
+
+
+def devices(cluster: ClusterOfPeers) -> str:
+    return f"ou=devices,{cluster.tree.machine(MACHINE)}"
+
+
+def disk(cluster: ClusterOfPeers, target: str, path: str) -> str:
+    return (
+        f"dn: sstDisk={target},{devices(cluster)}\nobjectClass: sstVirtualizationVirtualMachineDisk\n"
+        f"sstDisk: {target}\nsstDevice: disk\nsstType: file\nsstTargetBus: virtio\nsstSourceFile: {path}\n"
+    )
+
+
+def saved(cluster: ClusterOfPeers) -> str:
+    """The machine as it was: less memory, another node, vda elsewhere, no vdb yet, and vdc still there."""
+    machine, *_ = cluster.machine_ldif(MACHINE, "elsewhere", with_backup=False).split("\n\n")
+    machine = machine.replace("sstMemory: 1048576", "sstMemory: 524288")
+    devices_entry = f"dn: {devices(cluster)}\nobjectClass: organizationalUnit\nou: devices\n"
+    disks = [disk(cluster, target, f"/var/virtualization/then/{target}.qcow2") for target in ("vda", "vdc")]
+    return "\n".join([machine.rstrip("\n") + "\n", devices_entry, *disks])
+
+
+def entries(cluster: ClusterOfPeers, *attributes: str) -> Entries:
+    """All entries at and below the machines; with `+` also who wrote them, and when."""
+    found = cluster.slapd.search(cluster.tree.machines, "(objectClass=*)", "sub", *attributes)
+    return {entry["dn"][0]: {name: sorted(values) for name, values in sorted(entry.items())} for entry in found}
+
+
+def without(all_entries: Entries, cluster: ClusterOfPeers, *, machine: bool) -> Entries:
+    """Without the machine and its devices, or without everything else; always without the leaf of the restore."""
+    own, hers = cluster.tree.machine(MACHINE), devices(cluster)
+    leaf = cluster.tree.leaf(MACHINE, TIMESTAMP)
+    return {
+        dn: entry
+        for dn, entry in all_entries.items()
+        if dn != leaf and ((dn == own or dn.endswith(hers)) is not machine)
+    }
+
+
+def edit(cluster: ClusterOfPeers, name: str) -> None:
+    """What the admin does."""
+    cluster.slapd.modify((REPOSITORY / f"ldif/edits/{name}.ldif").read_text(), cluster.slapd.identities["admin"])
+
+
+def leaf(cluster: ClusterOfPeers) -> dict[str, list[str]]:
+    [found] = [leaf for leaf in cluster.leaves(MACHINE) if leaf["ou"] == [TIMESTAMP]]
+    return found
+
+
+def mode(cluster: ClusterOfPeers) -> tuple[str, str]:
+    found = leaf(cluster)
+    return found["sstProvisioningMode"][0], found["sstProvisioningReturnValue"][0]
+
+
+@contextmanager
+def serving(cluster: ClusterOfPeers, **settings: object) -> Iterator[None]:
+    process = cluster.start("--settings", str(cluster.settings_file(**settings)), "serve")
+    yield
+    process.send_signal(signal.SIGTERM)
+    ended = cluster.ended(process)
+    assert ended.code == 0, ended
+    assert "Traceback" not in ended.err + ended.out
+
+
+def go_on_from_small_files(cluster: ClusterOfPeers) -> None:
+    cluster.wait_for("small files are back", lambda: mode(cluster) == ("unretainedSmallFiles", "0"))
+    edit(cluster, "restore-large-files")
+
+
+def test_a_restore_by_edits_brings_the_entry_in_line_and_touches_nothing_else(cluster: ClusterOfPeers) -> None:
+    everything = entries(cluster, "*", "+")
+    edit(cluster, "restore-without-state")
+    with serving(cluster), cluster.peer(Script(saved={MACHINE: saved(cluster)})):
+        edit(cluster, "restore-small-files")
+        go_on_from_small_files(cluster)
+        cluster.wait_for("the restore is finished", lambda: mode(cluster) == ("finished", "0"))
+
+    assert cluster.transcript(MACHINE)[-len(RESTORE) :] == RESTORE
+    assert not LEFT & leaf(cluster).keys()
+    now = entries(cluster)
+    own = now[cluster.tree.machine(MACHINE)]
+    assert (own["sstMemory"], own["sstNode"]) == (["524288"], ["n1"])
+    assert now[f"sstDisk=vda,{devices(cluster)}"]["sstSourceFile"] == ["/var/virtualization/then/vda.qcow2"]
+    assert f"sstDisk=vdc,{devices(cluster)}" in now
+    assert f"sstDisk=vdb,{devices(cluster)}" not in now
+    untouched = without(entries(cluster, "*", "+"), cluster, machine=True)
+    assert untouched == without(everything, cluster, machine=True)
+    assert cluster.tree.leaf(MACHINE, OLDER) in untouched
+
+
+def test_after_a_restore_that_failed_the_entry_is_as_before_and_the_leaf_can_be_left(cluster: ClusterOfPeers) -> None:
+    before = without(entries(cluster), cluster, machine=False)
+    play = Script(
+        failures={MACHINE: [(Mode.RESTORE, 21)]}, saved={MACHINE: saved(cluster)}, held={(MACHINE, Mode.RESTORE)}
+    )
+    with serving(cluster), cluster.peer(play) as peer:
+        edit(cluster, "restore-small-files")
+        go_on_from_small_files(cluster)
+        cluster.wait_for("the restore is asked for", lambda: mode(cluster) == ("restore", "0"))
+        assert without(entries(cluster), cluster, machine=False) != before
+        play.held.clear()
+        peer.wake()
+        cluster.wait_for("it failed", lambda: mode(cluster) == ("restoring", "21"))
+        cluster.wait_for("the entry is put back", lambda: "vmkeepEntryBefore" not in leaf(cluster))
+        assert without(entries(cluster), cluster, machine=False) == before
+        assert leaf(cluster)["vmkeepMessage"] == ["scripted failure of restore"]
+
+        edit(cluster, "back-out-after-failure")
+        cluster.wait_for("the leaf is tidy", lambda: not LEFT & leaf(cluster).keys())
+
+    assert mode(cluster) == ("finished", "0")
+    assert without(entries(cluster), cluster, machine=False) == before
+
+
+def test_an_entry_that_reaches_outside_the_machine_ends_in_29_with_nothing_changed(cluster: ClusterOfPeers) -> None:
+    before = without(entries(cluster, "*", "+"), cluster, machine=False)
+    outside = saved(cluster) + f"\ndn: {cluster.tree.machine('db')}\nobjectClass: top\nsstMemory: 1\n"
+    with serving(cluster), cluster.peer(Script(saved={MACHINE: outside})):
+        edit(cluster, "restore-small-files")
+        go_on_from_small_files(cluster)
+        cluster.wait_for("it is refused", lambda: mode(cluster) == ("unretainedLargeFiles", "29"))
+
+    assert "does not belong to the machine" in leaf(cluster)["vmkeepMessage"][0]
+    assert "vmkeepEntryBefore" not in leaf(cluster)
+    assert without(entries(cluster, "*", "+"), cluster, machine=False) == before
+
+
+def test_an_entry_the_directory_refuses_halfway_is_put_back_and_ends_in_29(cluster: ClusterOfPeers) -> None:
+    before = without(entries(cluster), cluster, machine=False)
+    halfway = saved(cluster).replace("sstVCPU: 1", "sstVCPU: many")
+    with serving(cluster), cluster.peer(Script(saved={MACHINE: halfway})):
+        edit(cluster, "restore-small-files")
+        go_on_from_small_files(cluster)
+        cluster.wait_for("it is refused", lambda: mode(cluster) == ("unretainedLargeFiles", "29"))
+
+    assert without(entries(cluster), cluster, machine=False) == before
+    assert "vmkeepEntryBefore" not in leaf(cluster)
+
+
+def test_backing_out_after_a_look_leaves_the_leaf_as_it_was(cluster: ClusterOfPeers) -> None:
+    before = leaf(cluster)
+    with serving(cluster), cluster.peer():
+        edit(cluster, "restore-small-files")
+        cluster.wait_for("small files are back", lambda: mode(cluster) == ("unretainedSmallFiles", "0"))
+        edit(cluster, "back-out")
+        cluster.wait_for("the leaf is tidy", lambda: not LEFT & leaf(cluster).keys())
+
+    after = leaf(cluster)
+    moved = {"sstProvisioningState", "sstProvisioningExecutionTime"}
+    assert {name for name in {*before, *after} if before.get(name) != after.get(name)} <= moved
+
+
+def test_a_restore_no_agent_takes_up_is_taken_back(cluster: ClusterOfPeers) -> None:
+    with serving(cluster, take_up_seconds=1):
+        edit(cluster, "restore-small-files")
+        cluster.wait_for("it is taken back", lambda: mode(cluster) == ("finished", "0"))
+
+    assert "no agent took the restore up within 1 s" in leaf(cluster)["vmkeepMessage"][0]
+
+
+def test_the_leaf_of_a_deleted_set_goes_and_the_others_stay(cluster: ClusterOfPeers) -> None:
+    everything = entries(cluster, "*", "+")
+    with serving(cluster), cluster.peer():
+        edit(cluster, "delete-iteration")
+        cluster.wait_for("the leaf is gone", lambda: len(cluster.leaves(MACHINE)) == 1)
+
+    everything.pop(cluster.tree.leaf(MACHINE, TIMESTAMP))
+    assert entries(cluster, "*", "+") == everything
+
+
+def test_a_restore_under_another_name_leaves_no_leaf_that_passes_for_a_backup(cluster: ClusterOfPeers) -> None:
+    with serving(cluster), cluster.peer():
+        cluster.add_leaf("db", TIMESTAMP, "unretainedLargeFiles", "20260101T031500Z", vmkeepRestoreFrom=MACHINE)
+        cluster.wait_for("the leaf is gone", lambda: len(cluster.leaves("db")) == 1)
+
+    assert cluster.transcript("db")[-1] == "agent restored now 0"
+    assert cluster.modes("db") == ["finished"]
+    assert len(cluster.leaves(MACHINE)) == 2
+
+
+@pytest.mark.parametrize(
+    ("at", "state"),
+    [("unretainSmallFiles", "0"), ("unretainingLargeFiles", "0"), ("unretainedSmallFiles", "20260101T031500Z")],
+)
+def test_no_backup_begins_beside_a_restore(cluster: ClusterOfPeers, at: str, state: str) -> None:
+    cluster.set(cluster.tree.leaf(MACHINE, TIMESTAMP), sstProvisioningMode=at, sstProvisioningState=state)
+
+    ended = cluster.run("--settings", str(cluster.settings_file()), "run", MACHINE)
+
+    assert ended.code == 1, ended
+    assert "return value 22" in ended.out
+    assert len(cluster.leaves(MACHINE)) == 2
+
+
+@pytest.mark.parametrize("at", ["restoring", "unretainingSmallFiles", "deleting", "unretainedLargeFiles"])
+def test_a_restore_that_failed_stops_no_backup(cluster: ClusterOfPeers, at: str) -> None:
+    failed = {"sstProvisioningMode": at, "sstProvisioningReturnValue": "21"}
+    cluster.set(cluster.tree.leaf(MACHINE, TIMESTAMP), **failed)
+    with cluster.peer():
+        ended = cluster.run("--settings", str(cluster.settings_file()), "run", MACHINE)
+
+    assert ended.code == 0, ended
+    assert mode(cluster) == (at, "21")
+    assert len(cluster.leaves(MACHINE)) == 3
+
+
+def test_a_restore_that_just_ended_stops_no_backup_and_passes_for_none(cluster: ClusterOfPeers) -> None:
+    cluster.set(cluster.tree.leaf(MACHINE, TIMESTAMP), sstProvisioningMode="restored")
+    with cluster.peer():
+        ended = cluster.run("--settings", str(cluster.settings_file()), "run", MACHINE)
+
+    assert ended.code == 0, ended
+    assert "taken on" not in ended.out
+    assert cluster.modes(MACHINE) == ["finished"] * 3
