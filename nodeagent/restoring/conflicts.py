@@ -99,8 +99,8 @@ def _current(root: etree._Element) -> int:
 
 def _cpu(cpu: etree._Element | None, other: etree._Element | None) -> object:
     """A CPU as far as it can be compared: a run puts names of model and features in place of what was asked for."""
-    expanded = any(one is not None and one.get("check") == "full" for one in (cpu, other))
-    if not expanded:
+    from_runs = [one is not None and one.get("check") == "full" for one in (cpu, other)]
+    if from_runs[0] == from_runs[1]:
         return _said(cpu)
     parts = ["topology", "numa"]
     if all(one is not None and one.get("mode", "custom") == "custom" for one in (cpu, other)):
@@ -169,10 +169,11 @@ def _parts_of_the_board(saved: etree._Element, edited: etree._Element) -> list[s
     found = []
     if (before := _size(saved)) != (after := _size(edited)):
         found.append(f"memory: {before} bytes were saved, {after} are wanted")
-    for tag, words in (("vcpu", "virtual CPUs"), ("cpu", "CPU model")):
-        ours, theirs = saved.find(tag), edited.find(tag)
-        if _said(ours) != _said(theirs):
-            found.append(f"{words}: {_in_short(ours) or 'none'} was saved, {_in_short(theirs) or 'none'} is wanted")
+    (vcpu, other_vcpu), (cpu, other_cpu) = ((saved.find(tag), edited.find(tag)) for tag in ("vcpu", "cpu"))
+    if _said(vcpu) != _said(other_vcpu):
+        found.append(f"virtual CPUs: {_in_short(vcpu)} saved, {_in_short(other_vcpu)} wanted")
+    if _cpu(cpu, other_cpu) != _cpu(other_cpu, cpu):
+        found.append(f"CPU model: {_in_short(cpu) or 'none'} saved, {_in_short(other_cpu) or 'none'} wanted")
     for name in ("machine", "arch"):
         before_type, after_type = (_attribute(root.find("os/type"), name) for root in (saved, edited))
         if before_type != after_type:

@@ -24,9 +24,11 @@ _ALWAYS = {
     ("devices", "console"): ("tty",),
     ("channel", "target"): ("state",),
     ("domain", "clock"): ("adjustment",),
+    ("devices", "graphics"): ("listen",),  # says what its element <listen> says
 }
 _FILLED_IN = {
     "graphics": (("autoport", "yes", ("port", "tlsPort")), ("websocket", "-1", ("websocket",))),
+    "listen": (("type", "network", ("address",)),),
     "cid": (("auto", "yes", ("address",)),),
 }
 _DEFAULTS = {
@@ -83,9 +85,9 @@ def _is_of_a_run(element: etree._Element) -> bool:
     if tag == "target" and above == "interface":
         return bool(_OWN_NETWORK_DEVICE.fullmatch(element.get("dev", "")))
     if tag == "listen" and above == "graphics":
-        return (
-            element.get("type") == "address" and parent is not None and element.get("address") == parent.get("listen")
-        )
+        return element.get("type") == "address" and element.get("address", "127.0.0.1") == "127.0.0.1"
+    if tag == "driver" and above == "disk":  # without a medium it has no format
+        return parent is not None and parent.find("source") is None
     return tag == "currentMemory" and _equals_memory(element)
 
 
