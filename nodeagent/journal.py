@@ -57,6 +57,8 @@ class Record:
             case "postponed":
                 self.postponed += 1
             case "failed":
+                if self.failure is None:
+                    self.postponed = 0  # taking back has a patience of its own
                 self.failure = Outcome(line["code"], line["sentence"])
             case "result":
                 self.result = Outcome(line["code"], line["sentence"], line["at"])

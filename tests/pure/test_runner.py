@@ -227,3 +227,25 @@ def test_what_cannot_be_taken_back_is_left_alone_and_told(tmp_path: Path) -> Non
     assert "disk full" in journal.record.result.sentence
     assert "the image is gone" in journal.record.result.sentence
     assert "a" in world.things, "nothing below the stuck step is touched: it may hold the only copy"
+
+
+def test_taking_back_has_the_whole_patience_however_often_the_way_forth_was_put_off(tmp_path: Path) -> None:
+    world, journals, away = World(), Journals(tmp_path), TryLater("away")
+    world.failing["c"] = away
+    tries = 0
+
+    def stuck(_facts: Facts) -> Facts:
+        nonlocal tries
+        tries += 1
+        raise HostFailure("the image is gone")
+
+    steps = [world.step("a"), world.step("b").undone_by(stuck).guarding_machine(), world.step("c")]
+    for _ in range(2):
+        with pytest.raises(TryLater, match="away"):
+            run_to_end(world, journals, steps, ())
+    world.failing["c"] = HostFailure("disk full")
+    for _ in range(3):
+        with pytest.raises(TryLater, match="could not be put back"):
+            run_to_end(world, journals, steps, ())
+    assert run_to_end(world, journals, steps, ()).record.result is not None
+    assert tries == 4
