@@ -5,22 +5,17 @@ then resumed. What a killed agent left in between is told apart by the state fil
 overlays.
 """
 
-import os
-import time
 from pathlib import PurePosixPath
 
 from nodeagent.host.description import with_chain
 from nodeagent.host.errors import HostFailure
-from nodeagent.host.folders import open_folder
-from nodeagent.host.hypervisor import View, is_complete_state
+from nodeagent.host.hypervisor import View
+from nodeagent.operations import saved_memory
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import NO_FACTS, Facts, Host
 from vmkeep.contract.codes import ReturnValue
-from vmkeep.contract.errors import Refused, TryLater
+from vmkeep.contract.errors import Refused
 from vmkeep.contract.machine import Power
-
-_SAVE_POLL_SECONDS = 0.2
-_FOREIGN_SAVE_SECONDS = 1800.0
 
 
 class Resuming:
@@ -35,7 +30,7 @@ class Resuming:
     def save(self, _facts: Facts) -> Facts:
         """Save the memory, on the RAM disk if that goes well, else in retain."""
         self._refuse_unless_active()
-        self._drop_states()
+        saved_memory.drop(self._host, self._order.state_candidates)
         last: HostFailure | None = None
         for candidate in self._order.state_candidates:
             down_at = self._host.wall_clock()
@@ -62,44 +57,23 @@ class Resuming:
 
     def saved(self, facts: Facts) -> Facts | None:
         """Whether a save that began came to its end."""
-        self._wait_for_a_save_without_us()
+        saved_memory.wait_for_a_save_without_us(self._host, self._order.machine)
         view = self._look()
         if view is not None and view.is_active:
             return None
         for candidate in self._order.state_candidates:
-            if self._is_complete(candidate):
+            if saved_memory.is_complete(self._host, candidate):
                 return {"state_path": str(candidate), "down_at": facts["save_began"]}
         return None
-
-    def _wait_for_a_save_without_us(self) -> None:
-        deadline = time.monotonic() + _FOREIGN_SAVE_SECONDS
-        while self._host.hypervisor.is_saving(self._order.machine):
-            if time.monotonic() > deadline:
-                raise TryLater(f"{self._order.machine} is still being saved")
-            time.sleep(_SAVE_POLL_SECONDS)
 
     def bring_back(self, facts: Facts) -> Facts:
         """Take a save back: the machine runs on from its memory, on its old images; the state file goes.
 
         Never from its memory once it has run on: its disks are newer then.
         """
-        view = self._look()
-        if view is None or not view.is_active:
-            self._restart(view, is_past="ran_on" in facts or "downtime" in facts)
-        elif view.power is Power.PAUSED and self._order.power is Power.RUNNING:
-            self._host.hypervisor.resume(self._order.machine)
-        self._drop_states()
+        order, is_past = self._order, "ran_on" in facts or "downtime" in facts
+        saved_memory.bring_back(self._host, order.machine, order.power, order.state_candidates, is_past=is_past)
         return NO_FACTS
-
-    def _restart(self, view: View | None, *, is_past: bool) -> None:
-        hypervisor = self._host.hypervisor
-        for candidate in self._order.state_candidates:
-            if not is_past and self._is_complete(candidate):
-                path = str(candidate)
-                hypervisor.restore(path, hypervisor.saved_description(path), self._order.power)
-                return
-        if view is not None and not view.stopped_by_itself:
-            hypervisor.start(self._order.machine, paused=self._order.power is Power.PAUSED)
 
     # resuming
 
@@ -111,7 +85,8 @@ class Resuming:
                 return self._after_it_ran_on(view)
             self._restore_paused(str(facts["state_path"]))
             self._stop_unless_proven()
-        self._refuse_unless_proven()
+        elif not self._is_proven(view):
+            raise self._order.started_by_another
         if self._order.power is Power.RUNNING:
             self._host.hypervisor.resume(self._order.machine)
         return self._is_up(facts)
@@ -149,11 +124,6 @@ class Resuming:
                 "the machine came up over another image chain than its own, and was stopped before it ran"
             )
 
-    def _refuse_unless_proven(self) -> None:
-        view = self._look()
-        if view is None or not self._is_proven(view):
-            raise self._order.started_by_another
-
     def _ran_on(self) -> bool:
         """Whether the guest wrote to its overlays, so that its saved memory is of the past."""
         return not all(self._is_empty(disk) for disk in self._order.disks)
@@ -166,23 +136,6 @@ class Resuming:
 
     def _is_empty(self, disk: OrderDisk) -> bool:
         return self._host.header(PurePosixPath(disk.path)).is_empty
-
-    # state files
-
-    def _is_complete(self, path: PurePosixPath) -> bool:
-        try:
-            with open_folder(path.parent, self._host.roots) as folder, folder.opened(path.name) as descriptor:
-                return is_complete_state(os.pread(descriptor, 16, 0))
-        except FileNotFoundError:
-            return False
-
-    def _drop_states(self) -> None:
-        for candidate in self._order.state_candidates:
-            try:
-                with open_folder(candidate.parent, self._host.roots) as folder:
-                    folder.remove(candidate.name)
-            except FileNotFoundError:
-                continue
 
     def _look(self) -> View | None:
         return self._host.hypervisor.look(self._order.machine)
