@@ -1,23 +1,16 @@
 """`vmkeep restore`, on a real slapd whose agent and controller are played by plain claims."""
 
-import os
-import pty
 import signal
-import subprocess
 from collections.abc import Iterator
-from itertools import count
 
 import pytest
 
-from lab.services import script
 from lab.slapd import REPOSITORY, SlapdOptions
 from tests.conftest import SlapdFactory
-from tests.slapd.cluster_of_peers import LIMIT, ClusterOfPeers, Ended
+from tests.slapd.cluster_of_peers import LIMIT, ClusterOfPeers
+from tests.slapd.console_driver import NEW, OLD, arguments, at_a_terminal, leaf, mode, new_machine, vmkeep
 from tests.slapd.restore_counterpart import WHERE, Counterpart, Play
 from vmkeep.contract.modes import Mode
-
-OLD, NEW = "20260101T000000Z", "20260102T000000Z"
-_numbers = count()
 
 
 @pytest.fixture(scope="module")
@@ -32,66 +25,7 @@ def cluster(slapd_factory: SlapdFactory, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def machine(cluster: ClusterOfPeers) -> str:
-    """A machine of its own for each test, with two good backups."""
-    name = f"m{next(_numbers)}"
-    cluster.add_machines([name])
-    for timestamp in (OLD, NEW):
-        add_good(cluster, name, timestamp)
-    return name
-
-
-def add_good(cluster: ClusterOfPeers, name: str, timestamp: str) -> str:
-    made = {"vmkeepSetDirectory": f"/backup/{name}/{timestamp}", "vmkeepManifestDigest": "blake3:0"}
-    return cluster.add_leaf(name, timestamp, "finished", "20260103T000000Z", sstProvisioningReturnValue="0", **made)
-
-
-def arguments(cluster: ClusterOfPeers, *more: str) -> list[str]:
-    return ["--settings", str(cluster.settings_file("admin")), *more]
-
-
-def vmkeep(cluster: ClusterOfPeers, *more: str) -> Ended:
-    return cluster.run(*arguments(cluster, *more), program="vmkeep")
-
-
-def at_a_terminal(cluster: ClusterOfPeers, typed: str, *more: str) -> tuple[int, str]:
-    """Run at a terminal, and type at its question."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [script("vmkeep"), *arguments(cluster, *more)],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    shown = b""
-    try:
-        os.write(ours, typed.encode())
-        while True:
-            try:
-                piece = os.read(ours, 4096)
-            except OSError:  # the other end is closed
-                break
-            if not piece:
-                break
-            shown += piece
-        return process.wait(LIMIT), shown.decode()
-    finally:
-        process.kill()
-        os.close(ours)
-
-
-def leaf(cluster: ClusterOfPeers, machine: str, timestamp: str = NEW) -> dict[str, list[str]]:
-    return next(one for one in cluster.leaves(machine) if one["ou"] == [timestamp])
-
-
-def mode(cluster: ClusterOfPeers, machine: str, timestamp: str = NEW) -> str:
-    return leaf(cluster, machine, timestamp)["sstProvisioningMode"][0]
-
-
-def exists(cluster: ClusterOfPeers, dn: str) -> bool:
-    parent = dn.partition(",")[2]
-    return any(one["dn"][0].casefold() == dn.casefold() for one in cluster.slapd.search(parent, scope="one"))
+    return new_machine(cluster)
 
 
 def test_the_newest_good_backup_is_restored_and_the_admin_writes_two_modes(
