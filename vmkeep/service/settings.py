@@ -94,7 +94,8 @@ class ControllerSettings(Section):
         default=600, description="how long the machines of one run wait for a slow snapshot before they are merged"
     )
     take_up_seconds: PositiveFloat = Field(
-        default=300, description="how long a snapshot may stand asked for before the leaf is ended as not taken up"
+        default=300,
+        description="how long a snapshot, or a restore nobody began, may stand asked for before it is ended",
     )
     attempts: int = Field(default=3, ge=0, description="how often a failed merge or retain is asked for again")
     back_off_seconds: PositiveFloat = Field(
