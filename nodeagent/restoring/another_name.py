@@ -169,16 +169,16 @@ def _renumber_cards(root: etree._Element, new: NewIdentity) -> None:
 
 def _part_from_host(root: etree._Element, old: str, new: str) -> None:
     """Give up what only one machine of a host can have: log files, sockets, ports, numbers."""
-    devices = root.find("devices")
-    for device in devices if devices is not None else ():
-        for element, name in ((device.find("source"), "path"), (device.find("log"), "file")):
-            path = element.get(name) if element is not None else None
-            if element is None or not path or device.get("type") in ("pty", "dev"):
-                continue
-            if device.tag == "channel" and "/channel/" in path:
-                _drop(element)  # libvirt's own socket, which it names anew
-            else:
-                element.set(name, new_paths([("", path)], old, new)[path])
+    for log in root.findall("devices/*/log"):
+        _move_file(log, "file", old, new)
+    for source in root.findall("devices/*/source"):
+        device = source.getparent()
+        if device is None or device.get("type") not in ("file", "unix"):
+            continue
+        if "/channel/" in source.get("path", ""):
+            _drop(source)  # libvirt's own socket, which it names anew
+        else:
+            _move_file(source, "path", old, new)
     for graphics in root.findall("devices/graphics"):
         _free_ports(graphics, old, new)
     for number in root.findall("devices/vsock/cid"):
@@ -192,9 +192,13 @@ def _free_ports(graphics: etree._Element, old: str, new: str) -> None:
             graphics.attrib.pop(name, "")
         graphics.set("autoport", "yes")
     for element in (graphics, *graphics.findall("listen")):
-        path = element.get("socket")
-        if path:
-            element.set("socket", new_paths([("", path)], old, new)[path])
+        _move_file(element, "socket", old, new)
+
+
+def _move_file(element: etree._Element, attribute: str, old: str, new: str) -> None:
+    path = element.get(attribute)
+    if path:
+        element.set(attribute, new_paths([("", path)], old, new)[path])
 
 
 def _child(element: etree._Element, tag: str) -> etree._Element:

@@ -90,11 +90,12 @@ def _cpu_and_memory(saved: etree._Element, live: etree._Element) -> list[Conflic
     return found
 
 
-def _current(root: etree._Element) -> int:
-    current = root.find("currentMemory")
-    memory = root.find("memory")
-    chosen = memory if current is None else current
-    return 0 if chosen is None else bytes_of(chosen)
+def _current(root: etree._Element) -> int | None:
+    """The balloon's size; None where it is as large as the memory, which is told already."""
+    memory, current = root.find("memory"), root.find("currentMemory")
+    if memory is None or current is None or bytes_of(current) == bytes_of(memory):
+        return None
+    return bytes_of(current)
 
 
 def _cpu(cpu: etree._Element | None, other: etree._Element | None) -> object:
