@@ -60,10 +60,12 @@ def copy_file(
     return content
 
 
-def digest_file(folder: Folder, name: str, progress: Progress = no_progress) -> Content:
-    """Read a file once for its digest."""
+def digest_file(
+    folder: Folder, name: str, progress: Progress = no_progress, given_up: threading.Event | None = None
+) -> Content:
+    """Read a file once for its digest; of no worth where it is `given_up` on the way."""
     with folder.opened(name) as reading:
-        return _digest(reading, progress, threading.Event())
+        return _digest(reading, progress, given_up or threading.Event())
 
 
 def _copy_and_digest(reading: int, writing: int, progress: Progress) -> Content:

@@ -58,6 +58,10 @@ class Making(BaseModel):
         files = tuple(file.model_copy(update=known) if file.name == name else file for file in self.files)
         return self.model_copy(update={"files": files})
 
+    def knows(self, name: str) -> bool:
+        """Whether a file's digest was noted."""
+        return any(file.name == name and file.digest is not None for file in self.files)
+
     def manifest(self, files: Sequence[SetFile]) -> Manifest:
         """The finished manifest."""
         return Manifest(

@@ -5,7 +5,8 @@ reads the same blocks, so the page cache serves both and retain need not read an
 left half streamed is whole and can be streamed on.
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from nodeagent.host.copying import Content, Progress, digest_file
@@ -35,11 +36,16 @@ def _merge_disk(order: Order, host: Host, disk: OrderDisk) -> Step:
 
 def _apply(order: Order, host: Host, disk: OrderDisk, _facts: Facts) -> Facts:
     _refuse_foreign_chain(order, host, disk)
+    given_up = threading.Event()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"digest-{order.machine}") as reader:
-        reading = reader.submit(_digest, order, host, disk) if stays_on_filesystem(order, host) else None
-        make_whole(host, order, disk, _Growth(host.progress))
-        if reading is not None:
-            _note_digest(order, host, disk, reading)
+        reading = reader.submit(_digest, order, host, disk, given_up) if stays_on_filesystem(order, host) else None
+        try:
+            make_whole(host, order, disk, _Growth(host.progress))
+        except BaseException:
+            given_up.set()
+            raise
+        if reading is not None and (content := reading.result()) is not None:
+            _note_digest(order, host, disk, content)
     return NO_FACTS
 
 
@@ -60,14 +66,15 @@ def stays_on_filesystem(order: Order, host: Host) -> bool:
         return False  # retain will say what is missing
 
 
-def _digest(order: Order, host: Host, disk: OrderDisk) -> Content:
+def _digest(order: Order, host: Host, disk: OrderDisk, given_up: threading.Event) -> Content | None:
+    """None where an earlier attempt has noted it."""
     with open_folder(order.paths.retain, host.roots) as retain:
-        return digest_file(retain, disk.kept)
+        return None if read_making(retain).knows(disk.kept) else digest_file(retain, disk.kept, given_up=given_up)
 
 
-def _note_digest(order: Order, host: Host, disk: OrderDisk, reading: "Future[Content]") -> None:
+def _note_digest(order: Order, host: Host, disk: OrderDisk, content: Content) -> None:
     with open_folder(order.paths.retain, host.roots) as retain:
-        write_making(retain, read_making(retain).with_content(disk.kept, reading.result()))
+        write_making(retain, read_making(retain).with_content(disk.kept, content))
 
 
 class _Growth:

@@ -1,0 +1,95 @@
+"""The merge of a machine that is off, with real images: its digest is taken once, and not for a merge that fails."""
+
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import Access, make_folder, open_folder
+from nodeagent.host.images import Images
+from nodeagent.operations.making import MadeFile, Making, read_making, write_making
+from nodeagent.operations.merge import merge
+from nodeagent.order import Order, OrderDisk
+from nodeagent.steps import Host
+from nodeagent.unretained import Unretained
+from vmkeep.contract.machine import Power
+from vmkeep.contract.modes import Mode
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    no_machine: Any = SimpleNamespace(look=lambda _name: None)
+    return Host("n1", no_machine, Images(), [str(tmp_path)], {}, Unretained(tmp_path / "unretained"))
+
+
+@pytest.fixture
+def order(tmp_path: Path, host: Host) -> Order:
+    """An image over its retained one, and the notes of the set."""
+    for name in ("images", "retain", "backup"):
+        (tmp_path / name).mkdir()
+    disk = OrderDisk(target="vda", path=str(tmp_path / "images/d.qcow2"), kept="d.qcow2", size=MIB)
+    order = Order(
+        leaf_dn="ou=20260101T000000Z",
+        machine="vm",
+        timestamp="20260101T000000Z",
+        mode=Mode.MERGING,
+        uuid="u",
+        power=Power.OFF,
+        disks=(disk,),
+        retain_root=str(tmp_path / "retain"),
+        backup_root=str(tmp_path / "backup"),
+        place=("vm-persistent", "p"),
+    )
+    making = Making(
+        machine="vm",
+        uuid="u",
+        timestamp=order.timestamp,
+        node="n1",
+        power=Power.OFF,
+        consistency="off",
+        files=(MadeFile(name="d.qcow2", role="disk"),),
+        versions={},
+    )
+    with make_folder(order.paths.retain, host.roots, Access()) as retain:
+        write_making(retain, making)
+    backing = order.paths.retain / "d.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(backing), str(MIB)], check=True)
+    host.images.create_overlay(PurePosixPath(disk.path), backing, MIB)
+    return order
+
+
+def known(order: Order, host: Host) -> MadeFile:
+    with open_folder(order.paths.retain, host.roots) as retain:
+        [file] = read_making(retain).files
+    return file
+
+
+def test_the_retained_images_digest_is_noted_and_read_only_once(order: Order, host: Host) -> None:
+    [step] = merge(order, host)
+    step.apply({})
+    first = known(order, host)
+    assert first.digest is not None
+    assert first.size == Path(order.paths.retain / "d.qcow2").stat().st_size
+    Path(order.paths.retain / "d.qcow2").write_bytes(b"whatever")
+    step.apply({})
+    assert known(order, host) == first
+
+
+def test_a_merge_that_fails_says_so_at_once_and_does_not_read_a_large_image_to_its_end(
+    order: Order, host: Host
+) -> None:
+    with Path(order.paths.retain / "d.qcow2").open("wb") as file:
+        file.truncate(1024 * GIB)
+    [step] = merge(order, replace(host, images=Images(10, 10)))
+    began = time.monotonic()
+    with pytest.raises(HostFailure, match="still names a backing file"):
+        step.apply({})
+    assert time.monotonic() - began < 10
+    assert known(order, host).digest is None
