@@ -14,7 +14,7 @@ import libvirt
 
 from bench import report
 from bench.figures import Figure
-from bench.rows import added_time, bytes_written, gap, hand_over, merge, retain_copy, retain_rename
+from bench.rows import added_time, bytes_written, gap, hand_over, merge, retain_copy, retain_rename, sets
 from bench.session import Session
 from lab.errors import LabError
 from vmkeep.contract.errors import Refused, TryLater
@@ -29,6 +29,7 @@ ROWS: dict[str, Callable[[Session], Iterator[Figure]]] = {
     "bytes-written": bytes_written.measure,
     "hand-over": hand_over.measure,
     "added-time": added_time.measure,
+    "sets": sets.measure,
 }
 
 

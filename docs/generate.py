@@ -14,8 +14,11 @@ from controller import cli as controller_cli
 from controller import report
 from nodeagent import cli as node_agent_cli
 from vmkeep.console import cli as console_cli
+from vmkeep.console import restore
 from vmkeep.console.status import Standing
 from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.machine import Power
+from vmkeep.contract.manifest import Consistency
 from vmkeep.contract.modes import TABLE, Circle, Kind, Row
 from vmkeep.contract.names import OIDS, Attribute, ObjectClass
 from vmkeep.service import settings
@@ -207,6 +210,8 @@ def _commands() -> Iterator[str]:
     yield "# Commands"
     yield from _program("vmkeep", console_cli.app)
     yield from _status_notes()
+    yield from _restore_notes()
+    yield from _sets_notes()
     yield from _program("vmkeep-controller", controller_cli.app)
     yield from _exit_codes()
     yield from _program("vmkeep-nodeagent", node_agent_cli.app)
@@ -291,6 +296,55 @@ def _status_notes() -> Iterator[str]:
         ("trouble", "text or null", "why the machine's plan cannot be read"),
     ]
     yield from _table(("key", "type", "meaning"), [(f"`{key}`", kind, meaning) for key, kind, meaning in shape])
+
+
+def _restore_notes() -> Iterator[str]:
+    yield "\n#### Exit codes of `vmkeep restore` and `vmkeep delete`\n"
+    rows = [
+        (str(restore.RESTORED), "the machine is restored; the backup is deleted"),
+        (
+            str(restore.FAILED),
+            "a step failed, with its return value and message; or it was refused and nothing was written",
+        ),
+        (str(USAGE), "wrong usage, or settings that cannot be used"),
+        (
+            str(restore.UNTOUCHED),
+            "ended before anything was touched: declined, `--diff`, interrupted, time up, or nobody there to ask; what "
+            "was said last tells whether the restore still waits",
+        ),
+    ]
+    yield from _table(("code", "meaning"), rows)
+    yield (
+        "\n"
+        + _prose(
+            "`vmkeep restore` writes what an admin could write with `ldapmodify`: `unretainSmallFiles` with the wishes, "
+            "`unretainLargeFiles` after the decision, or `finished` to back out. Everything else is done by agent and "
+            "controller, whether the command still follows or not. Called for a machine whose restore waits, it goes on "
+            "with that."
+        ).rstrip()
+    )
+
+
+def _sets_notes() -> Iterator[str]:
+    yield "\n#### The shape of `vmkeep sets --json`\n"
+    yield "An object with `root`, the list `sets`, and the list `no_sets`. Keys are only ever added.\n"
+    shape = [
+        ("sets: machine", "text", "the name"),
+        ("sets: timestamp", "time", "of the backup, such as `20260131T235959Z`"),
+        ("sets: power", "text", "what the machine was doing: " + ", ".join(f"`{power}`" for power in Power)),
+        ("sets: consistency", "text", "how the disks were brought to one instant: " + _words(Consistency)),
+        ("sets: size_bytes", "number", "of all files together, by the manifest"),
+        ("sets: node", "text", "where the machine was"),
+        ("sets: directory", "text", "where the set lies, as seen from here"),
+        ("sets: manifest_digest", "text", "BLAKE3 of the manifest's text, as in `vmkeepManifestDigest`"),
+        ("no_sets: directory", "text", "a directory that holds no set, or cannot be read"),
+        ("no_sets: reason", "text", "why"),
+    ]
+    yield from _table(("key", "type", "meaning"), [(f"`{key}`", kind, meaning) for key, kind, meaning in shape])
+
+
+def _words(literal: Any) -> str:
+    return ", ".join(f"`{word}`" for word in get_args(literal))
 
 
 def _prose(text: str) -> str:
