@@ -20,6 +20,7 @@ from vmkeep.contract.names import Tree
 from vmkeep.contract.paths import STAND_IN_STATE
 from vmkeep.contract.plan import Plan
 from vmkeep.directory.alignment import read_saved
+from vmkeep.directory.ldif_text import to_ldif
 
 _MOST_TEXT = 4 << 20
 
@@ -65,7 +66,8 @@ class SavedMachine:
         entries = read_saved(ldif, self.leaf.machine, self.tree)
         allowed.check_edited(xml, entries, self.leaf.machine, self.note.uuid)
         self.refuse_forbidden(str(paths.retain / paths.kept_name(paths.xml)), xml)
-        return Edited(xml, ldif, describe(xml))
+        # Written anew, because the directory takes this text in ASCII alone, and a person may have typed any letter.
+        return Edited(xml, to_ldif(entries), describe(xml))
 
     def _text(self, name: str, code: ReturnValue) -> str:
         path = self.note.paths.retain / name

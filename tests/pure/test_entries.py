@@ -226,6 +226,28 @@ def test_an_entry_is_put_back_to_the_letter_wherever_the_controller_is_killed(mo
         assert shape(store, of_machine=False) == others
 
 
+def test_values_of_every_alphabet_are_put_back_to_the_letter() -> None:
+    odd = _machine("web", sstNode="n1", sstDisplayName="Zürich  日本", description=" two\nlines\t")
+    kept = {"vmkeepEntry": text(SAVED), "vmkeepEntryBefore": text((odd, *LIVE[1:]))}
+    store = directory(WANTED, "restoring", sstProvisioningReturnValue="21", **kept)
+
+    turn(store)
+
+    assert shape(store, of_machine=True) == shape(directory((odd, *LIVE[1:]), "x"), of_machine=True)
+
+
+def test_an_entry_that_could_not_be_put_back_is_not_changed() -> None:
+    binary = _machine("web", sstNode="n1", jpegPhoto="\udcff\udc80")
+    store = directory((binary, *LIVE[1:]), "unretainedLargeFiles", vmkeepEntry=text(SAVED))
+    before = shape(store, of_machine=True)
+
+    turn(store)
+
+    assert (leaf_in(store).raw_mode, leaf_in(store).return_value) == ("unretainedLargeFiles", 29)
+    assert "is not UTF-8" in leaf_in(store).message
+    assert shape(store, of_machine=True) == before
+
+
 BAD_ENTRY = text((*SAVED, _machine("db", sstNode="n1")))
 PASSWORD = text((*SAVED[:3], _disk("vdb", "/x", userPassword="secret")))
 

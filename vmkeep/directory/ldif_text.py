@@ -52,8 +52,9 @@ def from_ldif(text: str) -> list[Entry]:
 
 def _as_written(value: str) -> str | bytes:
     # As text, because bytes are written in base64 even where a person could read them; but readers strip blanks.
-    data = value.encode()
-    return value if data == data.strip() else data
+    # What was no text when it was read goes out as the bytes it was.
+    data = value.encode("utf-8", "surrogateescape")
+    return value if data == data.strip() and value.isprintable() else data
 
 
 def _bytes(text: str) -> bytes:
