@@ -53,7 +53,7 @@ def copy_file(
             os.fsync(writing)
             for descriptor in (reading, writing):
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        to_folder.link_to(making, to_folder, to_name)
+        to_folder.give_name(making, to_name)
     finally:
         to_folder.remove(making)  # also where the disk is full: it keeps nothing that nobody needs
     to_folder.sync()

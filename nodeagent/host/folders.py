@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from nodeagent.host.errors import HostFailure
 
 _BLOCK = 512  # the unit of st_blocks
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -52,6 +53,11 @@ class Folder:
             return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:
             return None
+
+    def has_folder(self, name: str) -> bool:
+        """Whether there is a directory of this name; a link to one is none."""
+        found = self.status(name)
+        return found is not None and stat.S_ISDIR(found.st_mode)
 
     def names(self) -> list[str]:
         """What lies here, sorted."""
@@ -102,6 +108,21 @@ class Folder:
                 raise HostFailure(
                     f"{target.path / new_name} exists and is another file; nothing is written over"
                 ) from None
+
+    def give_name(self, making: str, name: str) -> None:
+        """Give what was made here its name, never over another file; its first name may stay.
+
+        Where the filesystem knows no second names (CIFS, exFAT) it is renamed, after a look that nothing is there: the
+        machine's lock keeps everybody else of ours away.
+        """
+        try:
+            self.link_to(making, self, name)
+        except OSError as why:
+            if why.errno not in _NO_LINKS:
+                raise
+            if self.exists(name):
+                raise HostFailure(f"{self.path / name} exists; nothing is written over") from None
+            os.rename(making, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
 
     def is_same(self, name: str, other: "Folder", other_name: str) -> bool:
         """Whether two names are one file."""

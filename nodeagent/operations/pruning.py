@@ -6,9 +6,11 @@ half a set for a backup.
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 
+from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, open_folder
 from vmkeep.contract.paths import MANIFEST_NAME
 from vmkeep.contract.timestamps import is_timestamp
@@ -16,38 +18,51 @@ from vmkeep.contract.timestamps import is_timestamp
 _REMOVING = ".removing"
 
 
-def prune(machine_directory: PurePath, roots: Sequence[str], keep: int, protected: Collection[str]) -> list[str]:
-    """Remove the oldest complete sets beyond `keep`; returns the timestamps removed. `protected` ones stay and count.
+@dataclass(frozen=True)
+class Pruned:
+    """Timestamps removed, and a sentence for each that could not be."""
+
+    removed: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def prune(machine_directory: PurePath, roots: Sequence[str], keep: int, protected: Collection[str]) -> Pruned:
+    """Remove the oldest complete sets beyond `keep`, each by itself. `protected` ones stay and count.
 
     Nothing is removed while a set's time lies after the newest protected one: then a clock is wrong, and age means
-    nothing.
+    nothing. What an interrupted removal left goes first.
     """
     with open_folder(machine_directory, roots) as machine:
-        _finish_removals(machine)
-        complete = [name for name in machine.names() if is_timestamp(name) and _is_complete(machine, name)]
-        newest_of_ours = max(protected)
-        if complete and complete[-1] > newest_of_ours:
-            return []
+        iterations = [name for name in machine.names() if is_timestamp(name) and machine.has_folder(name)]
+        interrupted = [name for name in iterations if _has(machine, name, _REMOVING)]
+        left = _remove_each(machine, interrupted, _remove_files)
+        complete = [name for name in iterations if name not in interrupted and _is_complete(machine, name)]
         surplus = complete[: max(0, len(complete) - keep)]
-        removed = [name for name in surplus if name not in protected]
-        for name in removed:
-            _remove_set(machine, name)
-    return removed
+        if complete and complete[-1] > max(protected):
+            surplus = []
+        wanted = [name for name in surplus if name not in protected]
+        left |= _remove_each(machine, wanted, _remove_set)
+    return Pruned(tuple(name for name in wanted if name not in left), tuple(left.values()))
+
+
+def _remove_each(machine: Folder, names: Sequence[str], remove: Callable[[Folder, str], None]) -> dict[str, str]:
+    """Why not, for those that could not be removed; what is foreign in one keeps none of the others."""
+    left = {}
+    for name in names:
+        try:
+            remove(machine, name)
+        except (HostFailure, OSError) as why:
+            left[name] = f"{machine.path / name}: {why}"
+    return left
 
 
 def _is_complete(machine: Folder, timestamp: str) -> bool:
-    with _inside(machine, timestamp) as folder:
-        return folder.exists(f"{MANIFEST_NAME}.{timestamp}")
+    return _has(machine, timestamp, f"{MANIFEST_NAME}.{timestamp}")
 
 
-def _finish_removals(machine: Folder) -> None:
-    """Go on where a removal was interrupted."""
-    for name in machine.names():
-        if is_timestamp(name):
-            with _inside(machine, name) as folder:
-                interrupted = folder.exists(_REMOVING)
-            if interrupted:
-                _remove_files(machine, name)
+def _has(machine: Folder, iteration: str, name: str) -> bool:
+    with _inside(machine, iteration) as folder:
+        return folder.exists(name)
 
 
 def _remove_set(machine: Folder, timestamp: str) -> None:

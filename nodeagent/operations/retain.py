@@ -14,17 +14,19 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from blake3 import blake3
+from pydantic import ValidationError
 
 from nodeagent.host.copying import Content, copy_file, digest_file
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
 from nodeagent.operations.making import NAME as MAKING_NAME
 from nodeagent.operations.making import MadeFile, Making, read_making
-from nodeagent.operations.pruning import prune
+from nodeagent.operations.pruning import Pruned, prune
 from nodeagent.order import Order
 from nodeagent.steps import NO_FACTS, Facts, Host, Step, access
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
+from vmkeep.contract.manifest import Manifest
 from vmkeep.contract.paths import MANIFEST_NAME
 
 _PRIVATE = Access(mode=0o600)
@@ -39,7 +41,8 @@ def retain(order: Order, host: Host) -> tuple[Step, ...]:
         Step("prune", "remove old iterations", ReturnValue.CANNOT_REMOVE_FILE, partial(_prune, order, host)),
     )
     if order.published:
-        return rest
+        look = Step("published", "read the published manifest", ReturnValue.MISSING_FILES, carrying.read_published)
+        return (look, *rest)
     files = (
         Step(f"carry {name}", f"carry {name} to the backup directory", code, partial(carrying.carry, name))
         for name, code in carrying.names()
@@ -56,10 +59,13 @@ def _prune(order: Order, host: Host, _facts: Facts) -> Facts:
     """The set is safe by now: what cannot be removed is told, and does not make it a failure."""
     keeping = {order.timestamp, *order.protected}
     try:
-        removed = prune(order.paths.backup.parent, host.roots, order.iterations, keeping)
+        pruned = prune(order.paths.backup.parent, host.roots, order.iterations, keeping)
     except (HostFailure, OSError) as why:
-        return {"pruned": "", "warning": f"{order.machine}: old iterations could not be removed: {why}"}
-    return {"pruned": " ".join(removed)}
+        pruned = Pruned((), (str(why),))
+    facts: Facts = {"pruned": " ".join(pruned.removed)}
+    if not pruned.left:
+        return facts
+    return {**facts, "warning": f"{order.machine}: old iterations could not be removed: {'; '.join(pruned.left)}"}
 
 
 class _Carrying:
@@ -146,8 +152,16 @@ class _Carrying:
             manifest = making.manifest(files)
             text = manifest.to_json().encode()
             backup.write(self._paths.kept_name(MANIFEST_NAME), text, access(self._order.files))
-        digest = f"blake3:{blake3(text).hexdigest()}"
-        return {"size": manifest.size, "consistency": making.consistency, "manifest_digest": digest}
+        return _figures(manifest, text)
+
+    def read_published(self, _facts: Facts) -> Facts:
+        """What an earlier attempt did not live to report."""
+        with open_folder(self._paths.backup, self._host.roots) as backup:
+            text = backup.read(self._paths.kept_name(MANIFEST_NAME))
+        try:
+            return _figures(Manifest.model_validate_json(text), text)
+        except ValidationError as why:
+            raise HostFailure(f"{self._paths.backup} has a manifest that cannot be read: {why}") from None
 
     def clear(self, _facts: Facts) -> Facts:
         """Remove what is left in retain: second names, copied files, the notes."""
@@ -181,6 +195,12 @@ class _Carrying:
             open_folder(self._paths.backup, self._host.roots) as backup,
         ):
             yield source, backup
+
+
+def _figures(manifest: Manifest, text: bytes) -> Facts:
+    """What the leaf is told of a set."""
+    digest = f"blake3:{blake3(text).hexdigest()}"
+    return {"size": manifest.size, "consistency": manifest.consistency, "manifest_digest": digest}
 
 
 def backup_size(folder: Folder, name: str) -> int:

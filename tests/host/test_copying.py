@@ -1,5 +1,6 @@
 """The copy engine on real filesystems: content, holes, digest, and nothing left behind when it fails."""
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -90,3 +91,21 @@ def test_a_link_is_not_followed(source: Folder, target: Folder) -> None:
     (source.path / "a").symlink_to("/etc/passwd")
     with pytest.raises(OSError, match="symbolic links"):
         copy_file((source, "a"), (target, "b"), Access())
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_where_the_filesystem_knows_no_second_names_a_file_arrives_and_nothing_is_written_over(
+    number: int, source: Folder, target: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_names: str, **_folders: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    (source.path / "a").write_bytes(b"new")
+    copy_file((source, "a"), (target, "b"), Access())
+    assert (target.path / "b").read_bytes() == b"new"
+    (source.path / "a").write_bytes(b"newer")
+    with pytest.raises(HostFailure, match="nothing is written over"):
+        copy_file((source, "a"), (target, "b"), Access())
+    assert (target.path / "b").read_bytes() == b"new"
+    assert target.names() == ["b"]
