@@ -180,7 +180,9 @@ class NodeAgentSettings(Section):
     )
     limits: LimitSettings = Field(default=LimitSettings(), description="how much at once")
     qemu_img_seconds: PositiveFloat = Field(default=60, description="time limit of a qemu-img call that copies no data")
-    libvirt_seconds: PositiveFloat = Field(default=60, description="time limit of a libvirt call that moves no data")
+    libvirt_seconds: PositiveFloat = Field(
+        default=60, description="longest wait for a libvirt daemon that does not answer, while connecting or later"
+    )
     data_seconds: PositiveFloat = Field(
         default=86400, description="time limit of a step that moves data: save, restore, merge, copy"
     )
