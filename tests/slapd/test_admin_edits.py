@@ -37,6 +37,7 @@ MOVES = {
     "finish": (Mode.RETAINED, Mode.FINISHED),
     "restore-small-files": (Mode.FINISHED, Mode.UNRETAIN_SMALL_FILES),
     "restore-large-files": (Mode.UNRETAINED_SMALL_FILES, Mode.UNRETAIN_LARGE_FILES),
+    "restore-large-files-again": (Mode.UNRETAINING_LARGE_FILES, Mode.UNRETAIN_LARGE_FILES),
     "restore": (Mode.UNRETAINED_LARGE_FILES, Mode.RESTORE),
     "back-out": (Mode.UNRETAINED_SMALL_FILES, Mode.FINISHED),
     "back-out-after-failure": (Mode.RESTORING, Mode.FINISHED),

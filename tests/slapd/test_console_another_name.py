@@ -7,7 +7,7 @@ import pytest
 from lab.slapd import SlapdOptions
 from tests.conftest import SlapdFactory
 from tests.slapd.cluster_of_peers import ClusterOfPeers
-from tests.slapd.console_driver import NEW, at_a_terminal, exists, leaf, mode, new_machine, vmkeep
+from tests.slapd.console_driver import NEW, arguments, at_a_terminal, exists, leaf, mode, new_machine, vmkeep
 from tests.slapd.restore_counterpart import Counterpart, Play
 from vmkeep.contract.modes import Mode
 
@@ -123,3 +123,24 @@ def test_a_wish_that_cannot_be_is_refused_and_nothing_is_written(
     ended = vmkeep(cluster, "restore", machine, "--yes", *more)
     assert (ended.code, cluster.context_csn()) == (code, before), ended
     assert said in ended.err
+
+
+def test_a_restore_that_somebody_else_ended_takes_the_new_machine_back(cluster: ClusterOfPeers, machine: str) -> None:
+    new = f"{machine}-copy"
+    process = cluster.start(*arguments(cluster, "restore", machine, "--as", new), program="vmkeep")
+    cluster.wait_for("the leaf is there", lambda: exists(cluster, cluster.tree.machine(new)) and cluster.modes(new))
+    cluster.slapd.delete(cluster.tree.leaf(new, NEW))
+    ended = cluster.ended(process)
+    assert ended.code == 3, ended
+    assert not exists(cluster, cluster.tree.machine(new))
+
+
+def test_a_restore_that_failed_is_kept_to_be_looked_at_until_abort(cluster: ClusterOfPeers, machine: str) -> None:
+    new = f"{machine}-copy"
+    with Counterpart(cluster, Play(failures={Mode.RESTORE: 41})):
+        ended = vmkeep(cluster, "restore", machine, "--as", new, "--yes")
+    assert ended.code == 1, ended
+    assert f"`vmkeep abort {new}` removes what was made for it" in ended.out
+    assert mode(cluster, new) == "restoring"
+    assert vmkeep(cluster, "abort", new).code == 0
+    assert not exists(cluster, cluster.tree.machine(new))

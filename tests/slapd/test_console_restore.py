@@ -1,6 +1,7 @@
 """`vmkeep restore`, on a real slapd whose agent and controller are played by plain claims."""
 
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -207,3 +208,25 @@ def test_somebody_else_backing_out_ends_it(cluster: ClusterOfPeers, machine: str
     ended = cluster.ended(process)
     assert ended.code == 3, ended
     assert f"somebody else moved the leaf {NEW}; it stands at finished" in ended.out
+
+
+def test_a_controller_that_gives_up_waiting_for_the_agent_is_quoted(cluster: ClusterOfPeers, machine: str) -> None:
+    process = cluster.start(*arguments(cluster, "restore", machine), program="vmkeep")
+    cluster.wait_for("the first step is asked for", lambda: mode(cluster, machine) == "unretainSmallFiles")
+    given_up = {"sstProvisioningMode": "finished", "sstProvisioningState": "20260104T000000Z"}
+    cluster.set(cluster.tree.leaf(machine, NEW), **given_up, vmkeepMessage="no agent took the restore up")
+    ended = cluster.ended(process)
+    assert ended.code == 3, ended
+    assert "it stands at finished with 0: no agent took the restore up" in ended.out
+
+
+def test_a_directory_that_goes_away_is_waited_for(cluster: ClusterOfPeers, machine: str) -> None:
+    process = cluster.start(*arguments(cluster, "restore", machine, "--yes"), program="vmkeep")
+    cluster.wait_for("the first step is asked for", lambda: mode(cluster, machine) == "unretainSmallFiles")
+    cluster.slapd.stop()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(3)
+    cluster.slapd.start()
+    with Counterpart(cluster):
+        ended = cluster.ended(process)
+    assert ended.code == 0, ended

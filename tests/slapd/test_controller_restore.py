@@ -1,5 +1,6 @@
 """Restores and deletions on a real slapd: the controller between an admin's edits and a scripted agent."""
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,9 +94,12 @@ def without(all_entries: Entries, cluster: ClusterOfPeers, *, machine: bool) -> 
     }
 
 
-def edit(cluster: ClusterOfPeers, name: str) -> None:
-    """What the admin does."""
-    cluster.slapd.modify((REPOSITORY / f"ldif/edits/{name}.ldif").read_text(), cluster.slapd.identities["admin"])
+def edit(cluster: ClusterOfPeers, name: str, of: str = "") -> None:
+    """What the admin does; `of` is put in the place of the first mode, as the edit says."""
+    text = (REPOSITORY / f"ldif/edits/{name}.ldif").read_text()
+    if of:
+        text = re.sub(r"(?m)^(delete: sstProvisioningMode\nsstProvisioningMode: ).*", rf"\1{of}", text)
+    cluster.slapd.modify(text, cluster.slapd.identities["admin"])
 
 
 def leaf(cluster: ClusterOfPeers) -> dict[str, list[str]]:
@@ -181,16 +185,23 @@ def test_an_entry_that_reaches_outside_the_machine_ends_in_29_with_nothing_chang
     assert without(entries(cluster, "*", "+"), cluster, machine=False) == before
 
 
-def test_an_entry_the_directory_refuses_halfway_is_put_back_and_ends_in_29(cluster: ClusterOfPeers) -> None:
+def test_an_entry_the_directory_refuses_halfway_is_put_back_and_can_be_mended(cluster: ClusterOfPeers) -> None:
     before = without(entries(cluster), cluster, machine=False)
     halfway = saved(cluster).replace("sstVCPU: 1", "sstVCPU: many")
-    with serving(cluster), cluster.peer(Script(saved={MACHINE: halfway})):
+    play = Script(saved={MACHINE: halfway})
+    with serving(cluster), cluster.peer(play):
         edit(cluster, "restore-small-files")
         go_on_from_small_files(cluster)
         cluster.wait_for("it is refused", lambda: mode(cluster) == ("unretainedLargeFiles", "29"))
+        assert without(entries(cluster), cluster, machine=False) == before
+        assert "vmkeepEntryBefore" not in leaf(cluster)
 
-    assert without(entries(cluster), cluster, machine=False) == before
-    assert "vmkeepEntryBefore" not in leaf(cluster)
+        play.saved[MACHINE] = saved(cluster)  # mended
+        edit(cluster, "restore-large-files-again", of="unretainedLargeFiles")
+        cluster.wait_for("the restore is finished", lambda: mode(cluster) == ("finished", "0"))
+
+    assert entries(cluster)[cluster.tree.machine(MACHINE)]["sstMemory"] == ["524288"]
+    assert "vmkeepMessage" not in leaf(cluster)
 
 
 def test_backing_out_after_a_look_leaves_the_leaf_as_it_was(cluster: ClusterOfPeers) -> None:

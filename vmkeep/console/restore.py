@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from vmkeep.console.another_name import take_back
 from vmkeep.console.backing_out import back_out
 from vmkeep.console.conflicts import read_conflicts
-from vmkeep.console.following import Following, Standstill, TimeIsUp
+from vmkeep.console.following import Following, Standstill
 from vmkeep.console.restoring import Step, failure, is_restore, is_touched, step_of, ways_on
 from vmkeep.console.terminal import Answer, Terminal
 from vmkeep.contract.codes import ReturnValue
-from vmkeep.contract.errors import Refused
+from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import NOW, Leaf, Wishes
 from vmkeep.contract.modes import ROWS, Kind, Mode
 from vmkeep.contract.names import Attribute
@@ -45,7 +46,7 @@ def restore(catalogue: Catalogue, leaf: Leaf, asked: Asked, terminal: Terminal) 
     try:
         with Following(catalogue, leaf, asked.seconds) as following:
             return run.run(following)
-    except TimeIsUp as why:
+    except TryLater as why:
         return run.left(str(why))
     except KeyboardInterrupt:
         return run.left(f"{leaf.machine}: interrupted")
@@ -166,7 +167,9 @@ class Restore:
 
     def _failed(self, leaf: Leaf) -> int:
         self._terminal.say(failure(leaf))
-        if is_touched(leaf):
+        if is_touched(leaf) and leaf.wishes.original:
+            self._terminal.say(f"{leaf.machine}: `vmkeep abort {leaf.machine}` removes what was made for it")
+        elif is_touched(leaf):
             self._terminal.say(
                 f"{leaf.machine}: was put back as it was; `vmkeep abort {leaf.machine}` ends this restore"
             )
@@ -190,9 +193,14 @@ class Restore:
 
     def _ended(self, leaf: Leaf | None) -> int:
         now = f"stands at {leaf.raw_mode} with {leaf.return_value}" if leaf else "is gone"
-        sentence = f"{self._leaf.machine}: somebody else moved the leaf {self._leaf.timestamp}; it {now}"
+        said = f": {leaf.message}" if leaf and leaf.message else ""
+        sentence = f"{self._leaf.machine}: somebody else moved the leaf {self._leaf.timestamp}; it {now}{said}"
         self._terminal.say(sentence)
-        return FAILED if is_touched(self._before) else UNTOUCHED
+        if is_touched(self._before):
+            return FAILED
+        if self._leaf.wishes.original and (leaf is None or leaf.mode is Mode.FINISHED):
+            self._terminal.say(take_back(self._catalogue, self._leaf))
+        return UNTOUCHED
 
     # words and writes
 
