@@ -55,7 +55,8 @@ def _bring_in_line(catalogue: Catalogue, decided: Leaf, now: datetime) -> Action
     except Refused as why:
         return _given_up(catalogue, leaf, why, now)
     said = f"{leaf.raw_mode} → {Mode.RESTORE}, the machine's entry is in line with the saved one"
-    return Action(leaf, Mode.RESTORE, NOW, said=said)
+    complained = leaf.message.endswith(_HOW_TO_GO_ON)
+    return Action(leaf, Mode.RESTORE, NOW, message="" if complained else None, said=said)
 
 
 def _aligned(catalogue: Catalogue, leaf: Leaf, live: list[Entry]) -> bool:

@@ -166,7 +166,8 @@ TABLE: tuple[Row, ...] = (
     ),
     *_step(
         Circle.RESTORE,
-        (_M.UNRETAINED_SMALL_FILES,),
+        # also again, where the machine's entry could not be brought in line
+        (_M.UNRETAINED_SMALL_FILES, _M.UNRETAINED_LARGE_FILES),
         (_M.UNRETAIN_LARGE_FILES, _M.UNRETAINING_LARGE_FILES, _M.UNRETAINED_LARGE_FILES),
         Actor.ADMIN_OR_CONTROLLER,
         "bring memory and disks back to retain and check them",
