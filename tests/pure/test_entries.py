@@ -37,23 +37,19 @@ class Killed(BaseException):
 
 
 class MortalStore:
-    """A Store that ends the process at its n-th call, once that call is `done` or before; None: never."""
+    """A Store that ends the process before its n-th call, which is after the one before; None: never."""
 
-    def __init__(self, store: Store, at: int | None = None, *, done: bool = False) -> None:
+    def __init__(self, store: Store, at: int | None = None) -> None:
         self.calls = 0
         self.refuse: Callable[[str], bool] = lambda _dn: False
         self._store = store
         self._at = at
-        self._done = done
 
     def _called(self, what: Callable[[], T]) -> T:
         self.calls += 1
-        if self.calls == self._at and not self._done:
-            raise Killed
-        answer = what()
         if self.calls == self._at:
             raise Killed
-        return answer
+        return what()
 
     def _written(self, dn: str, what: Callable[[], T]) -> T:
         if self.refuse(dn):
@@ -179,12 +175,12 @@ def calls_of_a_turn(make: Callable[[], MemoryStore]) -> int:
 
 def killed_twice(make: Callable[[], MemoryStore], check: Callable[[Store], None]) -> Iterator[MemoryStore]:
     """The directory after two turns killed at every pair of calls, and a whole one; checked after each death."""
-    calls = range(1, calls_of_a_turn(make) + 1)
-    for first, second, done in product(calls, calls, (False, True)):
+    calls = range(1, calls_of_a_turn(make) + 2)  # the last is no death
+    for first, second in product(calls, calls):
         store = make()
         for at in (first, second):
             try:
-                turn(MortalStore(store, at, done=done))
+                turn(MortalStore(store, at))
             except Killed:
                 check(store)
         turn(store)

@@ -6,6 +6,7 @@ Knows only the rules of attributes in use; all others compare without case, as n
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 from vmkeep.contract.names import Attribute
@@ -51,6 +52,7 @@ def same_values(name: str, some: Sequence[str], others: Sequence[str]) -> bool:
     return sorted(normal_value(name, value) for value in some) == sorted(normal_value(name, value) for value in others)
 
 
+@lru_cache(maxsize=4096)
 def normal_dn(dn: str) -> NormalDN:
     """The form in which two spellings of one DN are equal; from the entry upwards."""
     return tuple(_normal_rdn(part) for part in _RDNS.findall(dn))
