@@ -181,6 +181,21 @@ def test_another_spelling_of_a_name_is_the_same_entry() -> None:
     assert changes(saved, [machine()], "m", TREE) == ()
 
 
+def test_putting_back_minds_the_case_that_bringing_in_line_does_not() -> None:
+    before, live = [machine(sstDisplayName=("Mail",))], [machine(sstDisplayName=("MAIL",))]
+    assert changes(before, live, "m", TREE) == ()
+    assert [change.attributes for change in changes(before, live, "m", TREE, exactly=True)] == [
+        {"sstDisplayName": ("Mail",)}
+    ]
+
+
+def test_a_machine_added_meanwhile_keeps_its_node() -> None:
+    store = loaded([machine()])
+    align(store, [Change(OWN, ChangeKind.ADD, machine(sstNode=("n2",), sstMemory=("1",)).attributes)])
+    own = store.read(OWN)
+    assert own and (own.first("sstNode"), own.first("sstMemory")) == ("n1", "1")
+
+
 def test_an_entry_that_goes_away_meanwhile_is_looked_at_again() -> None:
     with pytest.raises(TryLater, match="went away"):
         align(loaded([]), [Change(OWN, ChangeKind.MODIFY, {"sstMemory": ("1",)})])
@@ -213,6 +228,7 @@ def test_a_saved_subtree_reads_back() -> None:
         Entry(LEAF.replace("ou=backup", "OU=\\62ackup"), {"objectClass": ("top",), "ou": ("20260101T000000Z",)}),
         unit(f"organizationalUnitName=backup,{OWN}"),
         Entry(f"ou=back\u00adup,{OWN}", {"objectClass": ("top",), "ou": ("back\u00adup",)}),
+        Entry(f"ou=back\u034fup,{OWN}", {"objectClass": ("top",), "ou": ("back\u034fup",)}),
         unit(f"uid=x,{OWN}"),
         unit(f"ou=x,{OWN}", userPassword=("secret",)),
         unit(f"ou=x,{OWN}", vmkeepConflicts=("x",)),

@@ -5,7 +5,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lab.guest_image import GuestImage
@@ -143,6 +143,11 @@ HOSTILE = {
     "a name in parts": (description(name="m<x/>"), "text and elements"),
     "two sets of devices": (description(top=f"<devices>{_HOSTDEV}</devices>"), "<devices> stands there 2 times"),
     "a path where nobody looks": (description(top="<cpu><x y='/etc/shadow'/></cpu>"), "path where none"),
+    "a disk of another program": (description(DISK.replace("name='qemu'", "name='vhostuser'")), "vhostuser"),
+    "a descriptor": (description(DISK.replace("m.qcow2'", "m.qcow2' fdgroup='x'")), "fdgroup"),
+    "a TPM kept elsewhere": (description("<tpm><backend type='emulator'><source type='file' path='x'/></backend></tpm>"), "TPM with a place"),
+    "a card's log": (description(CARD.replace("<model", "<backend type='passt' logFile='x'/><model")), "log file"),
+    "the host's sound": (description("<audio id='1' type='alsa'/>"), "type alsa"),
     "a foreign attribute": (description(top="<cpu xmlns:q='urn:q' q:x='1'/>"), "foreign namespace"),
 }  # fmt: skip
 
@@ -184,6 +189,9 @@ def test_any_text_gets_reasons(text: str) -> None:
     assert refusals(text, PLACES)
 
 
+@example("/images//b.qcow2")
+@example("/images/./b.qcow2")
+@example("/images/a/")
 @given(st.lists(st.sampled_from(["..", ".", "", "images", "a", "/", "b.qcow2"]), max_size=6).map("/".join))
 def test_what_is_below_a_root_lies_there_when_the_path_is_walked(path: str) -> None:
     if is_below(path, ["/images"]):

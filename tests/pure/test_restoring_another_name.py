@@ -86,6 +86,13 @@ def test_a_writable_disk_without_a_new_place_is_refused() -> None:
     assert refusal.value.code == ReturnValue.INCONSISTENT_DISKS
 
 
+def test_nothing_of_the_old_machines_run_comes_along() -> None:
+    chain = "<backingStore type='file'><source file='/images/below'/></backingStore></disk>"
+    card = CARD.replace("network='default'", "network='default' portid='p-1'")
+    xml = renamed_description(description(DISK.replace("</disk>", chain) + card), NEW)
+    assert "/images/below" not in xml and "p-1" not in xml
+
+
 def test_media_are_shared() -> None:
     medium = "<disk type='file' device='cdrom'><source file='/iso/m.iso'/><target dev='sda'/><readonly/></disk>"
     assert "/iso/m.iso" in renamed_description(description(DISK + CARD + medium), NEW)
