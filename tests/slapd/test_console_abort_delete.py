@@ -40,6 +40,7 @@ def stand(cluster: ClusterOfPeers, machine: str, mode: str, state: str = LATER, 
         ("unretainedSmallFiles", LATER, 0),
         ("unretainLargeFiles", "0", 0),
         ("unretainingLargeFiles", LATER, 38),
+        ("unretainingSmallFiles", LATER, 18),
         ("unretainedLargeFiles", LATER, 0),
         ("restoring", LATER, 21),
     ],
@@ -66,6 +67,28 @@ def test_abort_is_refused_while_an_agent_is_at_work(cluster: ClusterOfPeers, mac
     ended = vmkeep(cluster, "abort", machine)
     assert (ended.code, cluster.context_csn()) == (1, before), ended
     assert f"{machine}: {NEW} stands at {mode_now}, which cannot be left now" in ended.err
+
+
+def test_abort_never_makes_a_good_backup_of_a_leaf_that_was_none(cluster: ClusterOfPeers, machine: str) -> None:
+    more = {"sstProvisioningReturnValue": "18", "vmkeepMessage": "it is no good backup"}
+    cluster.add_leaf(machine, LATER, "unretainingSmallFiles", LATER, **more)
+    ended = vmkeep(cluster, "abort", machine)
+    assert ended.code == 0, ended
+    assert f"{LATER} was no good backup, and ends with 18" in ended.out
+    after = leaf(cluster, machine, LATER)
+    assert (after["sstProvisioningMode"], after["sstProvisioningReturnValue"]) == (["finished"], ["18"])
+    assert after["vmkeepMessage"] == ["it is no good backup"]
+
+
+@pytest.mark.parametrize(("rv", "code"), [(18, 0), (13, 1)])
+def test_abort_takes_a_deletion_back_only_when_nothing_was_removed(
+    cluster: ClusterOfPeers, machine: str, rv: int, code: int
+) -> None:
+    stand(cluster, machine, "deleting", rv=rv)
+    ended = vmkeep(cluster, "abort", machine)
+    assert ended.code == code, ended
+    assert mode(cluster, machine) == ("deleting" if code else "finished")
+    assert ("part of its set may be gone" in ended.err) == bool(code)
 
 
 def test_abort_keeps_the_entry_that_the_controller_has_to_put_back(cluster: ClusterOfPeers, machine: str) -> None:

@@ -32,6 +32,7 @@ def test_a_new_machine_is_made_beside_the_old_one(cluster: ClusterOfPeers, machi
         ended = vmkeep(cluster, "restore", machine, "--as", new, "--yes")
     assert ended.code == 0, ended
     assert f"{new}: restored as it was at {NEW}" in ended.out
+    assert "going on" not in ended.out
     made = cluster.slapd.search(cluster.tree.machine(new), scope="base")[0]
     assert (made["sstVirtualMachine"], made["sstDisplayName"]) == ([new], [new])
     differ = {name for name in original.keys() | made.keys() if original.get(name) != made.get(name)}
@@ -113,6 +114,7 @@ def test_a_name_that_is_taken_is_refused_and_nothing_is_written(cluster: Cluster
     [
         (["--as", "../../etc"], 1, "'../../etc' is not allowed"),
         (["--as", "new", "--disk", "vda"], 2, "--disk"),
+        (["--as", "new", "--keep-old"], 2, "--keep-old"),
         (["--isolated"], 2, "--as NEWNAME"),
     ],
 )

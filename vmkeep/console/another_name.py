@@ -29,10 +29,11 @@ class NewMachine:
     isolated: bool = False
 
 
-def begin(catalogue: Catalogue, source: Leaf, new: NewMachine) -> Leaf:
+def begin(catalogue: Catalogue, source: Leaf, new: NewMachine) -> tuple[Leaf, bool]:
     """Add the new machine's entry, its ou=backup and a leaf that asks for the small files; or find them begun.
 
-    Refused where a machine of that name exists that no earlier attempt at the same restore left behind.
+    Returns the leaf, and whether it is new. Refused where a machine of that name exists, unless an earlier attempt at
+    the same restore left it behind.
     """
     check_name(new.name)
     entry = catalogue.store.read(catalogue.tree.machine(source.machine))
@@ -40,7 +41,7 @@ def begin(catalogue: Catalogue, source: Leaf, new: NewMachine) -> Leaf:
         raise Refused(ReturnValue.CANNOT_FIND_MACHINE, f"{source.machine}: its entry is gone")
     begun = _begun(catalogue, source, new)
     if begun:
-        return begun
+        return begun, False
     dn = catalogue.tree.leaf(new.name, source.timestamp)
     catalogue.store.add(catalogue.tree.machine(new.name), _entry(entry, new.name))
     catalogue.add_backup_subtree(new.name)
@@ -48,7 +49,7 @@ def begin(catalogue: Catalogue, source: Leaf, new: NewMachine) -> Leaf:
     leaf = catalogue.leaf(dn)
     if leaf is None:
         raise Refused(ReturnValue.CANNOT_LOCK_MACHINE, f"{new.name}: {dn} went away as soon as it was made; try again")
-    return leaf
+    return leaf, True
 
 
 def take_back(catalogue: Catalogue, leaf: Leaf) -> str:

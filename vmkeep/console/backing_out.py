@@ -6,7 +6,7 @@ A leaf that brought another machine's set here (`restore --as`) goes instead, wi
 from datetime import UTC, datetime
 
 from vmkeep.console.another_name import take_back
-from vmkeep.console.restoring import failure, is_restore, why_not_abort
+from vmkeep.console.restoring import NOTHING_REMOVED, failure, is_restore, never_was_good, why_not_abort
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
@@ -25,8 +25,6 @@ _GOES = (
     Attribute.RESTORE_KEEP_MAC,
     Attribute.KEEP_OLD,
 )
-# The agent looked, and removed nothing.
-_NOTHING_REMOVED = (ReturnValue.CANNOT_LOCK_MACHINE, ReturnValue.WRONG_STATE_INFORMATION)
 
 
 def abort(catalogue: Catalogue, machine: str) -> str:
@@ -48,7 +46,8 @@ def abort(catalogue: Catalogue, machine: str) -> str:
 
 def back_out(catalogue: Catalogue, leaf: Leaf) -> str:
     """Make the leaf, as read, what it was before; says what was done. Refused when somebody moved it meanwhile."""
-    report = Report(to_timestamp(datetime.now(UTC)), message="", extra=dict.fromkeys(_GOES, ()))
+    return_value, message = (leaf.return_value, None) if never_was_good(leaf) else (0, "")
+    report = Report(to_timestamp(datetime.now(UTC)), return_value, message, dict.fromkeys(_GOES, ()))
     if catalogue.claim(leaf, Mode.FINISHED, report) is Claim.LOST:
         raise Refused(
             ReturnValue.CANNOT_LOCK_MACHINE,
@@ -56,6 +55,8 @@ def back_out(catalogue: Catalogue, leaf: Leaf) -> str:
         )
     if leaf.wishes.original:
         return take_back(catalogue, leaf)
+    if return_value:
+        return f"{leaf.machine}: backed out; {leaf.timestamp} was no good backup, and ends with {return_value}"
     if leaf.mode is Mode.DELETING:
         return f"{leaf.machine}: {leaf.timestamp} is the good backup it was"
     entry = "; the controller puts the machine's entry back" if leaf.entry_before else ""
@@ -65,6 +66,6 @@ def back_out(catalogue: Catalogue, leaf: Leaf) -> str:
 def _why_not(leaf: Leaf) -> str | None:
     if leaf.mode is not Mode.DELETING:
         return why_not_abort(leaf)
-    if leaf.return_value in _NOTHING_REMOVED:
+    if leaf.return_value in NOTHING_REMOVED:
         return None
     return f"part of its set may be gone; go on with `vmkeep delete {leaf.machine} {leaf.timestamp}`"

@@ -57,8 +57,8 @@ def restore_command(
         disks = tuple(check_target(machine, target) for target in disk or ())
         wishes = Wishes(disks=disks, keep_old=keep_old, without_state=without_state or None)
         new = _new_machine(new_name, keep_mac, isolated, wishes)
-        leaf = _chosen(catalogue, check_name(machine), at, new)
-        raise typer.Exit(restore(catalogue, leaf, Asked(wishes, yes, diff, timeout), Terminal()))
+        leaf, is_begun = _chosen(catalogue, check_name(machine), at, new)
+        raise typer.Exit(restore(catalogue, leaf, Asked(wishes, yes, diff, timeout, is_begun), Terminal()))
 
 
 def abort_command(context: typer.Context, machine: Machine, settings_file: SettingsFile = None) -> None:
@@ -87,13 +87,13 @@ def delete_command(
         raise typer.Exit(deleting.delete(catalogue, leaf, terminal, timeout, last=last))
 
 
-def _chosen(catalogue: Catalogue, machine: str, at: str, new: NewMachine | None) -> Leaf:
+def _chosen(catalogue: Catalogue, machine: str, at: str, new: NewMachine | None) -> tuple[Leaf, bool]:
     if catalogue.machine_entry(machine) is None:
         why = unknown(catalogue, machine)
         raise Refused(why.code, f"{why.sentence}; if its sets are there: `vmkeep rebuild-catalogue DIRECTORY`")
     leaves = list(catalogue.leaves(machine))
     if new is None:
-        return choose(machine, leaves, at)
+        return choose(machine, leaves, at), False
     return another_name.begin(catalogue, choose_good(machine, leaves, at), new)
 
 
@@ -102,6 +102,8 @@ def _new_machine(name: str | None, keep_mac: bool, isolated: bool, wishes: Wishe
         raise _usage("--keep-mac and --isolated belong to --as NEWNAME")
     if name is not None and wishes.disks:
         raise _usage("--disk brings disks back into their own machine; with --as the whole machine is made")
+    if name is not None and wishes.keep_old:
+        raise _usage("--keep-old keeps what is replaced; with --as nothing is")
     return None if name is None else NewMachine(check_name(name), keep_mac, isolated)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vmkeep.console.following import Following, Standstill, TimeIsUp
-from vmkeep.console.restoring import failure, is_restore, ways_on
+from vmkeep.console.restoring import NOTHING_REMOVED, failure, is_restore, ways_on
 from vmkeep.console.terminal import Answer, Terminal
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
@@ -91,9 +91,8 @@ def _follow(following: Following, leaf: Leaf, catalogue: Catalogue, terminal: Te
 
 def _failed(catalogue: Catalogue, asked: Leaf, now: Leaf, terminal: Terminal) -> int:
     terminal.say(failure(now))
-    refused = now.return_value in (ReturnValue.CANNOT_LOCK_MACHINE, ReturnValue.WRONG_STATE_INFORMATION)
-    if refused and asked.is_good_backup:
-        # The agent looked and removed nothing: the leaf must not stand as a failure that it is not.
+    if now.return_value in NOTHING_REMOVED and asked.is_good_backup:
+        # The leaf must not stand as a failure that it is not.
         report = Report(asked.state, message=asked.message, extra={Attribute.DELETE_LAST: ()})
         if catalogue.claim(now, Mode.FINISHED, report) is Claim.WON:
             terminal.say(f"{asked.machine}: {asked.timestamp} is the good backup it was")

@@ -13,7 +13,7 @@ from vmkeep.contract.leaf import Leaf
 from vmkeep.directory.catalogue import LEAVES, Catalogue
 from vmkeep.directory.port import Watcher
 
-_LOOK_ANYWAY = 2.0
+_LOOK_ANYWAY = 1.0
 
 
 class TimeIsUp(TryLater):

@@ -29,17 +29,21 @@ _AGENT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Asked:
-    """What the admin asked for on the command line. `seconds` bound each wait, a person's thinking left out."""
+    """What the admin asked for on the command line. `seconds` bound each wait, a person's thinking left out.
+
+    `is_begun`: the leaf was made for this very restore.
+    """
 
     wishes: Wishes = field(default_factory=Wishes)
     yes: bool = False
     only_show: bool = False
     seconds: float = 86400.0
+    is_begun: bool = False
 
 
 def restore(catalogue: Catalogue, leaf: Leaf, asked: Asked, terminal: Terminal) -> int:
     """Restore from a leaf, or go on with its restore; returns the exit code. Raises what the store raises."""
-    if is_restore(leaf):
+    if is_restore(leaf) and not asked.is_begun:
         _check_same(leaf, asked)
         terminal.say(f"{leaf.machine}: going on with the restore of {leaf.timestamp}, which stands at {leaf.raw_mode}")
     run = Restore(catalogue, leaf, asked, terminal)
@@ -185,7 +189,7 @@ class Restore:
         self._terminal.say(
             f"{leaf.machine}: restored as it was at {leaf.timestamp}, {took:.1f} s after this command began{said}"
         )
-        if self._asked.wishes.keep_old or leaf.wishes.keep_old:
+        if leaf.wishes.keep_old:
             self._terminal.say(
                 f"{leaf.machine}: what was replaced stays in retain until {Attribute.KEEP_OLD} is taken off the leaf"
             )

@@ -11,6 +11,13 @@ from vmkeep.contract.modes import ROWS, Circle, Kind, Mode
 LATEST = "latest"
 _RESTORING = (Mode.RESTORE, Mode.RESTORING, Mode.RESTORED)
 _MOST_SHOWN = 20
+# A deletion that ends with one of these was refused: the agent looked, and removed nothing.
+NOTHING_REMOVED = (
+    ReturnValue.CANNOT_LOCK_MACHINE,
+    ReturnValue.WRONG_STATE_INFORMATION,
+    ReturnValue.PATH_NOT_ALLOWED,
+    ReturnValue.UNMERGED_IMAGE,
+)
 
 
 class Step(Enum):
@@ -143,3 +150,13 @@ def why_not_abort(leaf: Leaf) -> str | None:
     if leaf.mode is Mode.RESTORED:
         return "the machine is restored; the controller ends the leaf"
     return "the agent is at work; wait until it waits for a decision, or failed"
+
+
+def never_was_good(leaf: Leaf) -> bool:
+    """Whether an agent refused the restore because there was no good backup: nothing may make one of it.
+
+    Where there is no manifest's digest there is no benefit of the doubt: one good backup too few does less harm than
+    one too many.
+    """
+    refused = leaf.mode is Mode.UNRETAINING_SMALL_FILES and leaf.return_value == ReturnValue.WRONG_STATE_INFORMATION
+    return refused and not leaf.manifest_digest
