@@ -141,7 +141,10 @@ class Node:
     def qemu(self, machine: str) -> Process | None:
         """The QEMU process of a machine, where it runs."""
         for process in self.processes("qemu-system"):
-            words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+            try:
+                words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended in this moment
             if any(word.startswith(b"guest=" + machine.encode() + b",") for word in words):
                 return process
         return None

@@ -101,5 +101,5 @@ def _names(journal: Journal) -> dict[str, str]:
 
 
 def _printable(sentence: str) -> str:
-    """What the directory takes as a string; file names may hold any bytes."""
-    return sentence.encode("utf-8", "replace").decode()[:_MOST_MESSAGE]
+    """What the directory takes as a string, on one line; file names may hold any bytes, and QEMU says several lines."""
+    return " ".join(sentence.encode("utf-8", "replace").decode().split())[:_MOST_MESSAGE]

@@ -20,7 +20,7 @@ from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.manifest import Role
-from vmkeep.directory.alignment import read_saved
+from vmkeep.directory.alignment import read_before, read_saved
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.ldif_text import to_ldif
 
@@ -98,7 +98,7 @@ def _conflicts(
     catalogue: Catalogue, host: Host, machine: str, texts: tuple[str, str]
 ) -> tuple[conflicts.Conflict, ...]:
     xml, ldif = texts
-    saved, live = read_saved(ldif, machine, catalogue.tree), catalogue.subtree(machine)
+    saved, live = read_before(ldif, machine, catalogue.tree), catalogue.subtree(machine)
     return (
         *conflicts.compare_descriptions(xml, _definition(host, machine)),
         *conflicts.compare_entries(saved, live, machine, catalogue.tree),

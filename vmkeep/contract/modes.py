@@ -166,8 +166,8 @@ TABLE: tuple[Row, ...] = (
     ),
     *_step(
         Circle.RESTORE,
-        # also again, where the machine's entry could not be brought in line
-        (_M.UNRETAINED_SMALL_FILES, _M.UNRETAINED_LARGE_FILES),
+        # also again: where the machine's entry could not be brought in line, or the restore failed and was put back
+        (_M.UNRETAINED_SMALL_FILES, _M.UNRETAINED_LARGE_FILES, _M.RESTORING),
         (_M.UNRETAIN_LARGE_FILES, _M.UNRETAINING_LARGE_FILES, _M.UNRETAINED_LARGE_FILES),
         Actor.ADMIN_OR_CONTROLLER,
         "bring memory and disks back to retain and check them",

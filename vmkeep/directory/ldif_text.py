@@ -27,7 +27,7 @@ _CHANGES = ("changetype", "control", "newrdn", "deleteoldrdn", "newsuperior")
 def to_ldif(entries: Iterable[Entry]) -> str:
     """The entries in the order given, ready for `ldapadd`."""
     text = io.BytesIO()
-    writer = LDIFWriter(text)
+    writer = LDIFWriter(text, cols=MAX_BYTES)  # a person edits this: a folded path is found by no search
     for entry in entries:
         values = {name: [_as_written(value) for value in values] for name, values in entry.attributes.items()}
         writer.unparse(_as_written(entry.dn), values)
