@@ -21,7 +21,7 @@ _VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 
 @dataclass(frozen=True)
 class MachineSpec:
-    """What a machine is to be like. Sizes in MiB; memory 0 means what fits the kind.
+    """What a machine is to be like. Sizes in MiB; memory 0 means what fits the kind. `card`: a network card.
 
     `equal_basenames` puts disks of one name into different directories, `content_mib` are random bytes on every disk,
     `fill_mib` of a Linux guest's memory are filled, `storage` is the first path part below the image root.
@@ -36,6 +36,7 @@ class MachineSpec:
     fill_mib: int = 0
     equal_basenames: bool = False
     tpm: bool = False
+    card: bool = False
     storage: str = "vm-persistent"
 
     def __post_init__(self) -> None:
@@ -149,6 +150,8 @@ def _devices(machine: Machine) -> list[str]:
         f"<serial type='file'><source path={quoteattr(str(machine.serial))} append='on'/><target port='0'/></serial>"
     )
     devices.append("<controller type='usb' model='none'/><memballoon model='none'/>")
+    if machine.spec.card:
+        devices.append("<interface type='user'><model type='virtio'/></interface>")
     if machine.spec.tpm:
         devices.append("<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>")
     return devices

@@ -14,11 +14,11 @@ from pathlib import Path
 from bench.alternating import in_turn
 from bench.backups import Backups, backups_of
 from bench.figures import Figure, ratios, spread
-from bench.filesystems import Filesystem, own_filesystem
 from bench.repeated_retain import allocated
 from bench.session import Session
 from lab import programs
 from lab.cluster import Lab, LabOptions
+from lab.filesystems import Filesystem, own_filesystem
 from lab.hypervisor import NodeOptions
 from lab.machines import Machine, MachineSpec
 from vmkeep.contract.modes import Mode

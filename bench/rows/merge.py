@@ -8,11 +8,12 @@ from pathlib import Path
 from bench.alternating import in_turn
 from bench.backups import STEP_LIMIT, Backups, backups_of, retained
 from bench.figures import Figure, ratios, spread
-from bench.filesystems import own_filesystem, warm
+from bench.pages import warm
 from bench.session import Session
 from lab import programs
 from lab.cluster import Lab, LabOptions
 from lab.errors import LabError
+from lab.filesystems import own_filesystem
 from lab.hypervisor import NodeOptions
 from lab.machines import Machine, MachineSpec
 from lab.waiting import until

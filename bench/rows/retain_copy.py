@@ -10,12 +10,13 @@ from pathlib import Path
 from bench.alternating import in_turn
 from bench.backups import backed_up, backups_of
 from bench.figures import Figure, ratios, spread
-from bench.filesystems import own_filesystem, warm
+from bench.pages import warm
 from bench.repeated_retain import RepeatedRetain, allocated, merged_set
 from bench.session import Session
 from lab import programs
 from lab.cluster import Lab, LabOptions
 from lab.errors import LabError
+from lab.filesystems import own_filesystem
 from lab.hypervisor import NodeOptions
 from lab.machines import MachineSpec
 

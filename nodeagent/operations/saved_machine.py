@@ -3,7 +3,7 @@
 Reads only. What was edited is checked each time it is used: between two steps anybody may have written to it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from nodeagent.host.description import Description, describe
@@ -23,6 +23,7 @@ from vmkeep.directory.alignment import read_saved
 from vmkeep.directory.ldif_text import to_ldif
 
 _MOST_TEXT = 4 << 20
+_ROOTS = ("image_roots", "nvram_roots", "readable_roots", "writable_roots")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class SavedMachine:
         ldif = self._text(paths.kept_name(paths.ldif), ReturnValue.CANNOT_COPY_BACKEND_FILE)
         entries = read_saved(ldif, self.leaf.machine, self.tree)
         allowed.check_edited(xml, entries, self.leaf.machine, self.note.uuid)
-        self.refuse_forbidden(str(paths.retain / paths.kept_name(paths.xml)), xml)
+        self.refuse_forbidden(str(paths.retain / paths.kept_name(paths.xml)), xml, self.places)
         # Written anew, because the directory takes this text in ASCII alone, and a person may have typed any letter.
         return Edited(xml, to_ldif(entries), describe(xml))
 
@@ -81,9 +82,14 @@ class SavedMachine:
         except (UnicodeDecodeError, HostFailure) as why:
             raise Refused(code, f"{self.leaf.machine}: {path} cannot be read: {why}") from None
 
-    def refuse_forbidden(self, where: str, xml: str) -> None:
+    def refuse_forbidden_inside(self, where: str, xml: str) -> None:
+        """The same for the description inside a state file: libvirt acts on the edited one, so only its paths may differ."""
+        anywhere = replace(self.places, **dict.fromkeys(_ROOTS, ("/",)))
+        self.refuse_forbidden(where, xml, anywhere)
+
+    def refuse_forbidden(self, where: str, xml: str, places: allowed.AllowedPlaces) -> None:
         """Refused where a description names what is not allowed on this node."""
-        reasons = allowed.refusals(xml, self.places)
+        reasons = allowed.refusals(xml, places)
         if reasons:
             raise Refused(
                 ReturnValue.DESCRIPTION_NOT_ALLOWED,

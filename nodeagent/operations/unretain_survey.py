@@ -91,7 +91,7 @@ def _check_memory(saved: SavedMachine) -> None:
             f"{saved.leaf.machine}: {path} cannot be read: {why}; nothing was touched; restore from another set, "
             "or without the memory (sstRestoreVMWithoutState TRUE on the leaf)",
         ) from None
-    saved.refuse_forbidden(f"the description inside {path}", inside)
+    saved.refuse_forbidden_inside(f"the description inside {path}", inside)
 
 
 def _conflicts(

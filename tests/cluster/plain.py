@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from lab import services
 from lab.cluster import Lab
 from lab.waiting import until
 
@@ -142,6 +143,11 @@ class Plain:
             "replace sstProvisioningMode finished",
             f"replace sstProvisioningState {timestamp()}",
         )
+
+    def console(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The admin's command line, without a terminal."""
+        argv = [services.script("vmkeep"), "--settings", self.lab.console_settings, *arguments]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False, stdin=subprocess.DEVNULL)
 
     def fail(self, machine: str, leaf: str | None = None) -> tuple[int, str]:
         """Ask for a snapshot that has to fail; its return value and message."""

@@ -1,6 +1,6 @@
-"""Filesystems of their own for a measurement: ext4 in a file, with what is written to the device counted.
+"""Filesystems in a file: ext4 or XFS, with what is written to the device counted.
 
-Used by rows that need another filesystem, or the truth about bytes.
+Used by tests and benchmarks that need another filesystem, a small one, one that clones, or the truth about bytes.
 """
 
 import os
@@ -13,6 +13,16 @@ from lab import mounts, programs
 
 _SECTOR = 512  # the unit of /sys/block/*/stat
 _SECTORS_WRITTEN = 6
+# Nothing is left to be initialized later: it would be counted.
+_MAKING = {
+    "ext4": ["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
+    "xfs": ["-q", "-f"],
+}
+
+
+def is_known(kind: str) -> bool:
+    """Whether this kernel has a filesystem."""
+    return any(line.split()[-1] == kind for line in Path("/proc/filesystems").read_text().splitlines())
 
 
 @dataclass(frozen=True)
@@ -35,18 +45,16 @@ class Filesystem:
 
 
 @contextmanager
-def own_filesystem(folder: Path, mib: int) -> Iterator[Filesystem]:
-    """An empty ext4 of `mib` MiB at `folder`; device, mount and file are gone afterwards, whatever happened."""
-    file = folder.with_suffix(".ext4")
+def own_filesystem(folder: Path, mib: int, kind: str = "ext4") -> Iterator[Filesystem]:
+    """An empty filesystem of `mib` MiB at `folder`; device, mount and file are gone afterwards, whatever happened."""
+    file = folder.with_suffix(f".{kind}")
     folder.mkdir()
     try:
         with file.open("wb") as out:
             out.truncate(mib << 20)
-        # Nothing is left to be initialized later: it would be counted.
-        lazy_nothing = "lazy_itable_init=0,lazy_journal_init=0"
-        programs.run(["mkfs.ext4", "-q", "-F", "-m", "0", "-E", lazy_nothing, file], limit=120)
+        programs.run([f"mkfs.{kind}", *_MAKING[kind], file], limit=120)
         device = programs.run(["losetup", "--find", "--show", "--direct-io=on", file]).strip()
-        programs.run(["mount", "-t", "ext4", "-o", "noatime", device, folder])
+        programs.run(["mount", "-t", kind, "-o", "noatime", device, folder])
         yield Filesystem(folder, device)
     finally:
         mounts.unmount_below(folder)
@@ -59,11 +67,3 @@ def _detach(file: Path) -> None:
     """Asked of the kernel: an interruption may have come before anybody was told the device's name."""
     for line in programs.run(["losetup", "--associated", file]).splitlines():
         programs.run(["losetup", "--detach", line.partition(":")[0]])
-
-
-def warm(path: Path) -> None:
-    """Bring a file into the state every measurement begins with: written back, and in the page cache as a whole."""
-    with path.open("rb", buffering=0) as file:
-        os.fsync(file.fileno())
-        while file.read(1 << 20):
-            pass
