@@ -86,12 +86,16 @@ class Folder:
         """Put a small file in place as a whole: temporary name, fsync, rename, fsync of the directory."""
         making = f".{name}.partial"
         self.remove(making)
-        with self.opened(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
-            access.apply(descriptor)
-            with os.fdopen(os.dup(descriptor), "wb") as file:
-                file.write(content)
-            os.fsync(descriptor)
-        os.rename(making, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+        try:
+            with self.opened(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
+                access.apply(descriptor)
+                with os.fdopen(os.dup(descriptor), "wb") as file:
+                    file.write(content)
+                os.fsync(descriptor)
+            os.rename(making, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+        except OSError:
+            self.remove(making)  # where the disk is full, half a file is in nobody's way
+            raise
         self.sync()
 
     def set_access(self, name: str, access: Access) -> None:

@@ -5,9 +5,9 @@ there before the new one is renamed over its first, and so has the new one: at n
 and which one it is can always be told. What is taken back twice is taken back once.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 from nodeagent.host.copying import copy_file
@@ -17,6 +17,7 @@ from nodeagent.order import Firmware, Order, OrderDisk
 from nodeagent.steps import NO_FACTS, Facts, Host, access
 
 BEFORE = "before"
+_TAKEN_BACK = "taken-back"
 _PRIVATE = Access(mode=0o600)
 
 
@@ -37,6 +38,25 @@ class Aside:
         self._order = order
         self._host = host
 
+    # which way it goes; the journal's lines may be lost on a full disk
+
+    def note_way_back(self) -> None:
+        """Remember, beside what is kept, that it is being put back."""
+        with contextlib.suppress(OSError), open_folder(before_directory(self._order), self._host.roots) as before:
+            if not before.exists(_TAKEN_BACK):
+                before.write(_TAKEN_BACK, b"", _PRIVATE)
+
+    def require_way_forth(self, *, is_made: bool = True) -> None:
+        """Never forth again with what was put back, wholly or in part. `is_made`: the place is to be there."""
+        is_there = self._is_there()
+        if is_there:
+            with open_folder(before_directory(self._order), self._host.roots) as before:
+                is_there = not before.exists(_TAKEN_BACK)
+        elif not is_made:
+            return
+        if not is_there:
+            raise HostFailure("the agent ended while it was taking the restore back")
+
     # the definition
 
     def keep_definition(self, _facts: Facts) -> Facts:
@@ -51,7 +71,8 @@ class Aside:
         """Remove the place; what it kept is where it was."""
         try:
             with open_folder(before_directory(self._order), self._host.roots) as before:
-                before.remove(self._order.paths.xml)
+                for name in (self._order.paths.xml, f".{self._order.paths.xml}.partial", _TAKEN_BACK):
+                    before.remove(name)
             with self._retain() as retain:
                 os.rmdir(BEFORE, dir_fd=retain.descriptor)
                 retain.sync()
@@ -114,8 +135,12 @@ class Aside:
 
     def place_back(self, facts: Facts) -> Facts:
         """Give every path its old image again. A new one a guest may have written to is the backup no more: it goes."""
-        has_run = "go_began" in facts or "start_began" in facts
-        for disk in self._order.disks:
+        if not self._is_there() or not self._order.disks:
+            return NO_FACTS  # taken back before, which was not noted
+        if self.is_in_place() and self._is_running():
+            raise HostFailure(f"{self._order.machine} runs on the images of its backup; switch it off")
+        has_run = any(f"{step}_began" in facts for step in ("load", "go", "start"))
+        for disk in reversed(self._order.disks):
             with self._folders(disk) as (images, retain, before):
                 if before.exists(_new(disk)):
                     self._place_one_back(disk, (images, retain, before))
@@ -148,17 +173,36 @@ class Aside:
         """Whether any of the new images is."""
         return any(self._is_one_in_place(disk) for disk in self._order.disks)
 
+    def are_in_place(self) -> bool:
+        """Whether all of the new images are."""
+        return all(self._is_one_in_place(disk) for disk in self._order.disks)
+
     def _is_one_in_place(self, disk: OrderDisk) -> bool:
-        with self._folders(disk) as (images, _, before):
-            return self._is_placed(images, before, disk)
+        try:
+            with (
+                open_folder(PurePosixPath(disk.path).parent, self._host.roots) as images,
+                open_folder(before_directory(self._order), self._host.roots) as before,
+            ):
+                return self._is_placed(images, before, disk)
+        except FileNotFoundError:
+            return False
+
+    def _is_there(self) -> bool:
+        """Whether anything is kept aside, or was and is not back yet."""
+        try:
+            with open_folder(before_directory(self._order), self._host.roots):
+                return True
+        except FileNotFoundError:
+            return False
 
     # firmware
 
     def keep_firmware(self, _facts: Facts) -> Facts:
-        """Copy the firmware's files as the machine left them; it is off by now."""
+        """Copy the firmware's files as the machine left them; it is off by now. What is kept is not copied again."""
         with open_folder(before_directory(self._order), self._host.roots) as before:
             for item in self._order.firmware:
-                before.remove(item.role)
+                if before.exists(item.role) or before.exists(_none(item)):
+                    continue
                 with self._place_of(item) as folder:
                     if not _copy_as_it_is((folder, PurePosixPath(item.path).name), (before, item.role)):
                         before.write(_none(item), b"", _PRIVATE)
@@ -177,34 +221,40 @@ class Aside:
 
     def put_firmware_back(self, _facts: Facts) -> Facts:
         """Put the machine's own files back; where it had none, there is none again."""
+        if not self._is_there():
+            return NO_FACTS
         with open_folder(before_directory(self._order), self._host.roots) as before:
             for item in self._order.firmware:
                 if before.exists(item.role) or before.exists(_none(item)):
                     name = PurePosixPath(item.path).name
                     with self._place_of(item) as folder:
+                        folder.remove(f"{name}.partial")  # of a copy that was killed
                         folder.remove(name)
                         _copy_as_it_is((before, item.role), (folder, name))
         return NO_FACTS
 
     def drop_firmware(self, _facts: Facts) -> Facts:
         """Remove the copies."""
+        if not self._is_there():
+            return NO_FACTS
         with open_folder(before_directory(self._order), self._host.roots) as before:
             for item in self._order.firmware:
-                before.remove(item.role)
-                before.remove(_none(item))
+                for name in (item.role, _none(item)):
+                    for left in (name, f"{name}.partial", f".{name}.partial"):  # the last two of one that was killed
+                        before.remove(left)
         return NO_FACTS
 
-    @contextmanager
+    @contextlib.contextmanager
     def _place_of(self, item: Firmware) -> Iterator[Folder]:
         with make_folder(PurePosixPath(item.path).parent, self._host.roots, Access(mode=0o700)) as folder:
             yield folder
 
-    @contextmanager
+    @contextlib.contextmanager
     def _retain(self) -> Iterator[Folder]:
         with open_folder(self._order.paths.retain, self._host.roots) as retain:
             yield retain
 
-    @contextmanager
+    @contextlib.contextmanager
     def _folders(self, disk: OrderDisk) -> Iterator[tuple[Folder, Folder, Folder]]:
         directories = access(self._order.directories)
         with (

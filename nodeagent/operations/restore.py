@@ -8,6 +8,7 @@ that is off need `aside` and `place` alone.
 """
 
 from nodeagent.operations.aside import Aside
+from nodeagent.operations.in_turn import in_turn, while_off
 from nodeagent.operations.reviving import Reviving
 from nodeagent.order import Order
 from nodeagent.steps import Host, Step
@@ -27,19 +28,15 @@ def restore(order: Order, host: Host) -> tuple[Step, ...]:
         .guarding_machine()
     )
     if order.set.alone:
-        return (first, place)
+        return in_turn((first, while_off(place, reviving)), aside)
     define = (
         Step("define", "define the machine", ReturnValue.CANNOT_DEFINE, aside.define)
         .undone_by(aside.define_back)
         .guarding_machine()
     )
     down = (*_firmware(order, aside), place, define)
-    return (
-        first,
-        *_stop(order, reviving),
-        *(step.while_guest_is_down(order.power is not Power.OFF) for step in down),
-        *_come_up(order, reviving),
-    )
+    waiting = (while_off(step, reviving).while_guest_is_down(order.power is not Power.OFF) for step in down)
+    return in_turn((first, *_stop(order, reviving), *waiting, *_come_up(order, reviving)), aside)
 
 
 def _stop(order: Order, reviving: Reviving) -> tuple[Step, ...]:

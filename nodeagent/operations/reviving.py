@@ -45,15 +45,16 @@ class Reviving:
     def bring_back(self, _facts: Facts) -> Facts:
         """Let the old machine be what it was."""
         path = old_state(self._order)
-        saved_memory.bring_back(self._host, self._order.machine, self._order.power, [path], is_past=False)
+        is_past = saved_memory.is_older_than_disks(self._host, path, self._order.disks)
+        saved_memory.bring_back(self._host, self._order.machine, self._order.power, [path], is_past=is_past)
         return NO_FACTS
 
     # the machine as it becomes
 
     def load(self, _facts: Facts) -> Facts:
         """Bring the machine back from the set's memory, paused, and prove its images."""
-        if self._is_active(self._look()):
-            raise self._refusal()
+        self.refuse_if_started()
+        self._require_images()
         state = self._order.paths.retain / self._order.set.state_file
         self._host.hypervisor.restore(str(state), self._order.set.xml, Power.PAUSED)
         view = self._look()
@@ -97,8 +98,8 @@ class Reviving:
 
     def start(self, _facts: Facts) -> Facts:
         """Start it without its memory."""
-        if self._is_active(self._look()):
-            raise self._refusal()
+        self.refuse_if_started()
+        self._require_images()
         self._host.hypervisor.start(self._order.machine)
         return NO_FACTS
 
@@ -111,11 +112,18 @@ class Reviving:
         chains = view.description.chains
         return all(chains.get(disk.target) == (disk.path,) for disk in self._order.disks)
 
-    def _refusal(self) -> Refused:
-        return Refused(
-            ReturnValue.WRONG_STATE_INFORMATION,
-            f"{self._order.machine} was started by somebody else while it was being restored",
-        )
+    def refuse_if_started(self) -> None:
+        """Nothing of a machine is replaced under a guest that runs: somebody started it in between."""
+        if self._is_active(self._look()):
+            raise Refused(
+                ReturnValue.WRONG_STATE_INFORMATION,
+                f"{self._order.machine} was started by somebody else while it was being restored",
+            )
+
+    def _require_images(self) -> None:
+        """The set's memory over the machine's own images would destroy them; a journal may have lost that they are."""
+        if not Aside(self._order, self._host).are_in_place():
+            raise HostFailure("the images of the backup are not in their place")
 
     def _look(self) -> View | None:
         return self._host.hypervisor.look(self._order.machine)

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 from nodeagent.host.folders import open_folder
 from nodeagent.host.hypervisor import View, is_complete_state
+from nodeagent.order import OrderDisk
 from nodeagent.steps import Host
 from vmkeep.contract.errors import TryLater
 from vmkeep.contract.machine import Power
@@ -26,6 +27,23 @@ def is_complete(host: Host, path: PurePosixPath) -> bool:
             return is_complete_state(os.pread(descriptor, 16, 0))
     except FileNotFoundError:
         return False
+
+
+def is_older_than_disks(host: Host, path: PurePosixPath, disks: Sequence[OrderDisk]) -> bool:
+    """Whether an image was written to after the memory was: somebody ran the machine in between."""
+    saved = _written(host, path)
+    images = (_written(host, PurePosixPath(disk.path)) for disk in disks)
+    return saved is not None and any(image is not None and image > saved for image in images)
+
+
+def _written(host: Host, path: PurePosixPath) -> int | None:
+    """When a file's content last changed, ns; its names, owner and mode may have changed since."""
+    try:
+        with open_folder(path.parent, host.roots) as folder:
+            found = folder.status(path.name)
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns if found else None
 
 
 def drop(host: Host, paths: Sequence[PurePosixPath]) -> None:
