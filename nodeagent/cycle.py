@@ -75,7 +75,7 @@ class Agent:
         }
         self._progress_seconds = progress_seconds
         self._wake = wake
-        self._kept: set[str] = set()  # leaves whose restore's replaced files are kept on request
+        self._kept: set[tuple[str, bool]] = set()  # leaves whose replaced files stay, and whether by request
         self._jobs: dict[tuple[str, str, Mode], Job] = {}
         self._not_before: dict[tuple[str, str, Mode], float] = {}
         self._lock = threading.Condition()  # notified when a job ends
@@ -145,16 +145,16 @@ class Agent:
         for order in self._shop.host.unretained.all():
             leaf = self._shop.catalogue.leaf(order.leaf_dn)
             keep_old = leaf is not None and leaf.wishes.keep_old
-            is_kept = keep_old and order.leaf_dn in self._kept
+            is_kept = (order.leaf_dn, keep_old) in self._kept
             if not is_in_restore(leaf) and not is_kept and (order.machine, order.timestamp) not in unfinished:
                 job = Job(order.machine, order.timestamp, Mode.FINISHED, None)
                 self._start(job, partial(self._clean_up, order, keep_old))
 
     def _clean_up(self, order: Order, keep_old: bool) -> None:
         if clean_up_after_restore(self._shop, order, keep_old=keep_old):
-            self._kept.discard(order.leaf_dn)
+            self._kept -= {(order.leaf_dn, False), (order.leaf_dn, True)}
         else:
-            self._kept.add(order.leaf_dn)
+            self._kept.add((order.leaf_dn, keep_old))
 
     def _leaves(self) -> Iterator[Leaf]:
         """Leaves that ask for work or are at work, the oldest first, so that nobody starves."""

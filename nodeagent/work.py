@@ -11,8 +11,10 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from nodeagent.host.errors import HostFailure
 from nodeagent.host.locks import machine_lock
 from nodeagent.journal import Journal, Journals, Outcome
+from nodeagent.operations.aside import before_directory, note_restored
 from nodeagent.operations.cleaning import clean_up
 from nodeagent.operations.deletion import delete
 from nodeagent.operations.merge import merge
@@ -85,6 +87,7 @@ def take_up(shop: Workshop, leaf: Leaf, counter: Counter) -> None:
             return
         journal = shop.journals.find(leaf.machine, leaf.timestamp, leaf.mode)
         if journal is None:
+            _wait_for_others(shop, leaf)
             try:
                 order = shop.surveyor.survey(leaf, leaf.mode)
             except Refused as why:
@@ -92,6 +95,13 @@ def take_up(shop: Workshop, leaf: Leaf, counter: Counter) -> None:
                 return
             journal = shop.journals.create(order)
         _carry_out(shop, journal, counter)
+
+
+def _wait_for_others(shop: Workshop, leaf: Leaf) -> None:
+    """Nothing begins on a machine while other work on it, put off for now, is half done."""
+    for other in shop.journals.all():
+        if other.order.machine == leaf.machine and other.record.result is None:
+            raise TryLater(f"{leaf.machine} is still at {other.order.mode} of {other.order.timestamp}")
 
 
 def _refuse(shop: Workshop, leaf: Leaf, why: Refused) -> None:
@@ -128,12 +138,23 @@ def tell(shop: Workshop, journal: Journal) -> None:
     """Report a journal's result, and count it once it is told. TryLater where the directory is away."""
     order, outcome = journal.order, journal.record.result
     assert outcome is not None, f"{journal.path} has no result yet"
+    if order.mode is Mode.RESTORING and outcome.code == ReturnValue.SUCCESS:
+        _note_restored(shop, order)
     if not report(shop.catalogue, journal, shop.log):
         return
     if outcome.code == ReturnValue.SUCCESS:
         shop.metrics.steps.labels(asked(order.mode)).observe(outcome.at - order.started_at)
     else:
         shop.metrics.count_failure(asked(order.mode), outcome.code)
+
+
+def _note_restored(shop: Workshop, order: Order) -> None:
+    try:
+        note_restored(order, shop.host)
+    except FileNotFoundError:
+        return  # somebody removed what was kept
+    except (HostFailure, OSError) as why:
+        raise TryLater(f"{order.machine}: that it is restored cannot be noted: {why}") from None
 
 
 def is_in_restore(leaf: Leaf | None) -> bool:
@@ -146,9 +167,16 @@ def clean_up_after_restore(shop: Workshop, order: Order, *, keep_old: bool) -> b
     with machine_lock(shop.locks, order.machine):
         if is_in_restore(shop.catalogue.leaf(order.leaf_dn)):
             return True  # asked for again meanwhile
-        is_cleared = clean_up(order, shop.host, keep_old=keep_old)
-        shop.log.info("cleared after a restore", machine=order.machine, leaf=order.timestamp, keeps_old=not is_cleared)
-        return is_cleared
+        try:
+            is_cleared = clean_up(order, shop.host, keep_old=keep_old)
+        except (HostFailure, OSError) as why:
+            raise TryLater(f"{order.machine}: {order.paths.retain} cannot be cleared: {why}") from None
+    names = {"machine": order.machine, "leaf": order.timestamp, "kept": str(before_directory(order))}
+    if is_cleared or keep_old:
+        shop.log.info("cleared after a restore", keeps_old=not is_cleared, **names)
+    else:
+        shop.log.warning("not removed: what a restore replaced and could not put back; do that by hand", **names)
+    return is_cleared
 
 
 def end_after_a_bug(shop: Workshop, job: tuple[str, str, Mode], leaf: Leaf | None, why: Exception) -> None:

@@ -17,6 +17,7 @@ from nodeagent.order import Firmware, Order, OrderDisk
 from nodeagent.steps import NO_FACTS, Facts, Host, access
 
 BEFORE = "before"
+RESTORED = "restored"
 _TAKEN_BACK = "taken-back"
 _PRIVATE = Access(mode=0o600)
 
@@ -29,6 +30,17 @@ def before_directory(order: Order) -> PurePosixPath:
 def old_state(order: Order) -> PurePosixPath:
     """The memory of the machine as it ran before."""
     return before_directory(order) / order.paths.state
+
+
+def note_restored(order: Order, host: Host) -> None:
+    """Remember, beside what is kept, that it is needed no more once the leaf has ended; durable when it returns."""
+    with open_folder(before_directory(order), host.roots) as before:
+        before.write(RESTORED, b"", _PRIVATE)
+
+
+def is_restored(before: Folder) -> bool:
+    """Whether what is kept here is of a restore that came out well: else it may be all there is of the machine."""
+    return before.exists(RESTORED)
 
 
 class Aside:

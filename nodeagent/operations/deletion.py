@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from nodeagent.host.folders import open_folder, remove_empty
+from nodeagent.operations.aside import BEFORE
 from nodeagent.operations.pruning import remove_iteration
 from nodeagent.order import Order
 from nodeagent.steps import NO_FACTS, Facts, Host, Step
@@ -38,7 +39,8 @@ def _clear(order: Order, host: Host, _facts: Facts) -> Facts:
     try:
         with open_folder(order.paths.retain, host.roots) as retain:
             for name in retain.names():
-                retain.remove(name)
+                if name != BEFORE:  # what a restore replaced goes by rules of its own
+                    retain.remove(name)
     except FileNotFoundError:
         return NO_FACTS
     remove_empty(order.paths.retain, order.paths.retain_root, host.roots)

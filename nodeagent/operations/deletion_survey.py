@@ -13,7 +13,7 @@ from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.machine import Machine
 from vmkeep.contract.modes import ROWS, Circle
 from vmkeep.contract.names import Attribute
-from vmkeep.contract.paths import MANIFEST_NAME
+from vmkeep.contract.paths import MACHINE_TYPES, MANIFEST_NAME
 from vmkeep.contract.plan import Plan
 from vmkeep.contract.timestamps import is_timestamp
 from vmkeep.directory.catalogue import LEAVES, Catalogue
@@ -59,7 +59,7 @@ def _refuse_if_restored_from(catalogue: Catalogue, leaf: Leaf) -> None:
 
 def _directory(leaf: Leaf, plan: Plan, host: Host) -> PurePosixPath | None:
     if leaf.set_directory:
-        return PurePosixPath(leaf.set_directory)
+        return _as_sets_lie(leaf, PurePosixPath(leaf.set_directory))
     found = places_of(PurePosixPath(plan.backup_root), leaf.machine, leaf.timestamp, host.roots)
     if not found:  # it failed before retain: what it left lies there, by the same parts
         left = places_of(PurePosixPath(plan.retain_root), leaf.machine, leaf.timestamp, host.roots)
@@ -71,6 +71,19 @@ def _directory(leaf: Leaf, plan: Plan, host: Host) -> PurePosixPath | None:
             "set vmkeepSetDirectory on the leaf",
         )
     return found[0] if found else None
+
+
+def _as_sets_lie(leaf: Leaf, directory: PurePosixPath) -> PurePosixPath:
+    """Whatever the leaf says, nothing is removed but a directory that a set of this very backup lies in."""
+    parts = directory.parts
+    is_ours = len(parts) > 5 and parts[-4] in MACHINE_TYPES and parts[-2:] == (leaf.machine, leaf.timestamp)
+    if not is_ours or not directory.is_absolute() or ".." in parts:
+        raise Refused(
+            ReturnValue.PATH_NOT_ALLOWED,
+            f"{leaf.machine}: vmkeepSetDirectory is {leaf.set_directory!r}, and only …/<machine type>/<storage pool>/"
+            f"{leaf.machine}/{leaf.timestamp} is removed for this leaf; correct it, or remove the files by hand",
+        )
+    return directory
 
 
 def _refuse_last(leaf: Leaf, directory: PurePosixPath | None, host: Host) -> None:

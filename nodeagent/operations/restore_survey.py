@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from nodeagent.host.description import Description
 from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import open_folder
 from nodeagent.host.hypervisor import View
 from nodeagent.operations.aside import before_directory
 from nodeagent.operations.finding import FoundSet
@@ -95,8 +96,25 @@ def _refuse_obstacles(order: Order, host: Host, view: View | None) -> None:
             "libvirt holds a managed save of it, which would meet other disks; start the machine, "
             f"or drop its memory with: virsh managedsave-remove {order.machine}",
         )
+    _refuse_kept(order, host)
     _refuse_other_uuid(order, host, view)
     _refuse_foreign_images(order, host)
+
+
+def _refuse_kept(order: Order, host: Host) -> None:
+    """What an earlier attempt could not put back would be written over."""
+    directory = before_directory(order)
+    try:
+        with open_folder(directory, host.roots) as before:
+            names = before.names()
+    except FileNotFoundError:
+        return
+    if names:
+        raise Refused(
+            ReturnValue.RETAIN_NOT_EMPTY,
+            f"{order.machine}: {directory} holds what an earlier restore replaced ({', '.join(names[:5])}) and may be "
+            "all there is of it; put it back, or move it away, then ask again",
+        )
 
 
 def _refuse_other_uuid(order: Order, host: Host, view: View | None) -> None:

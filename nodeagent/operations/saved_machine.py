@@ -83,7 +83,7 @@ class SavedMachine:
             raise Refused(code, f"{self.leaf.machine}: {path} cannot be read: {why}") from None
 
     def refuse_forbidden_inside(self, where: str, xml: str) -> None:
-        """The same for the description inside a state file: libvirt acts on the edited one, so only its paths may differ."""
+        """The same for the description inside a state file: libvirt acts on the edited one, so paths may differ."""
         anywhere = replace(self.places, **dict.fromkeys(_ROOTS, ("/",)))
         self.refuse_forbidden(where, xml, anywhere)
 
