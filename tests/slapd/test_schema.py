@@ -85,14 +85,15 @@ def test_everything_is_described() -> None:
     assert [text for text in _all("attribute") + _all("class") if not re.search(r" DESC '\w[^']+'", text)] == []
 
 
-def test_our_own_class_demands_nothing_and_allows_every_attribute_of_ours() -> None:
-    [own] = [text for text in _all("class") if "vmkeepLeaf" in text]
-    allowed = _found(r" MAY \( (.*?) \)", own).split(" $ ")
+def test_our_own_classes_demand_nothing_and_allow_every_attribute_of_ours() -> None:
+    own = {_name(text): text for text in _all("class") if "vmkeep" in _name(text)}
+    allowed = {name: set(_found(r" MAY \( (.*?) \)", text).split(" $ ")) for name, text in own.items()}
 
-    assert " AUXILIARY " in own
-    assert " MUST " not in own
+    assert all(" AUXILIARY " in text and " MUST " not in text for text in own.values())
+    assert set(allowed) == {"vmkeepLeaf", "vmkeepPlan"}
     ours = {name for name in Attribute if name.startswith("vmkeep")}
-    assert set(allowed) == ours | {Attribute.RESTORE_WITHOUT_STATE}, "a leaf may also say how it is restored"
+    assert set.union(*allowed.values()) == ours | {Attribute.RESTORE_WITHOUT_STATE}, "a leaf may say how it is restored"
+    assert allowed["vmkeepLeaf"] & allowed["vmkeepPlan"] == {Attribute.METHOD}, "wished in the plan, used on the leaf"
 
 
 def test_slapd_reads_the_conf_form(tmp_path: Path) -> None:

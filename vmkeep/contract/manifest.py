@@ -59,7 +59,7 @@ class Manifest(_Frozen):
     timestamp: Annotated[str, AfterValidator(_timestamp)]
     node: str
     power: Power
-    method: Literal["save"]
+    method: Literal["save", "live", "disk"]
     consistency: Consistency
     files: tuple[SetFile, ...]
     versions: dict[str, str]

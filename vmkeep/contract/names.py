@@ -73,6 +73,10 @@ class Attribute(StrEnum):
     RESTORE_KEEP_MAC = "vmkeepRestoreKeepMac"
     KEEP_OLD = "vmkeepKeepOld"
     DELETE_LAST = "vmkeepDeleteLast"
+    METHOD = "vmkeepMethod"
+    OVERLAY_LIMIT = "vmkeepOverlayLimit"
+    BANDWIDTH_COPY = "vmkeepBandwidthCopy"
+    FREEZE_SECONDS = "vmkeepFreezeSeconds"
 
 
 class ObjectClass(StrEnum):
@@ -87,6 +91,7 @@ class ObjectClass(StrEnum):
     NODE = "sstVirtualizationNode"
     ORGANIZATIONAL_UNIT = "organizationalUnit"
     LEAF = "vmkeepLeaf"
+    PLAN = "vmkeepPlan"
 
 
 OIDS: dict[str, str] = {
@@ -108,7 +113,12 @@ OIDS: dict[str, str] = {
     Attribute.RESTORE_KEEP_MAC: f"{VMKEEP_ARC}.1.16",
     Attribute.KEEP_OLD: f"{VMKEEP_ARC}.1.17",
     Attribute.DELETE_LAST: f"{VMKEEP_ARC}.1.18",
+    Attribute.METHOD: f"{VMKEEP_ARC}.1.19",
+    Attribute.OVERLAY_LIMIT: f"{VMKEEP_ARC}.1.20",
+    Attribute.BANDWIDTH_COPY: f"{VMKEEP_ARC}.1.21",
+    Attribute.FREEZE_SECONDS: f"{VMKEEP_ARC}.1.22",
     ObjectClass.LEAF: f"{VMKEEP_ARC}.2.1",
+    ObjectClass.PLAN: f"{VMKEEP_ARC}.2.2",
 }
 _SST_NUMBERS = {
     16: Attribute.MODE,

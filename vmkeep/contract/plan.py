@@ -14,9 +14,11 @@ from cronsim import CronSim, CronSimError
 
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
+from vmkeep.contract.methods import Method
 from vmkeep.contract.names import Attribute
 
 Value = TypeVar("Value")
+_FREEZE_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do with one machine. Paths absolute, bandwidth in MiB/s (0: unlimited), permissions as octal modes."""
+    """What to do with one machine. Paths absolute, bandwidths in MiB/s (0: unlimited), permissions as octal modes.
+
+    `overlay_limit` in MiB, 0 for half of what is free.
+    """
 
     backup_root: str
     retain_root: str
@@ -62,6 +67,10 @@ class Plan:
     directory_permission: int | None
     force_start: bool
     restore_without_state: bool
+    method: Method
+    overlay_limit: int
+    bandwidth_copy: int
+    freeze_seconds: int
     schedule: Schedule | None
     origins: Mapping[str, str]
 
@@ -88,6 +97,10 @@ def resolve(machine: str, sources: Sequence[Source]) -> Plan:
         directory_permission=read.optional(Attribute.DIRECTORY_PERMISSION, _permission),
         force_start=bool(read.optional(Attribute.FORCE_START, _boolean)),
         restore_without_state=bool(read.optional(Attribute.RESTORE_WITHOUT_STATE, _boolean)),
+        method=read.optional(Attribute.METHOD, _method) or Method.SAVE,
+        overlay_limit=read.optional(Attribute.OVERLAY_LIMIT, _natural) or 0,
+        bandwidth_copy=read.optional(Attribute.BANDWIDTH_COPY, _natural) or 0,
+        freeze_seconds=read.optional(Attribute.FREEZE_SECONDS, _positive) or _FREEZE_SECONDS,
         schedule=_schedule(read),
         origins=read.finish(),
     )
@@ -188,6 +201,13 @@ def _boolean(text: str) -> bool:
     if text.upper() not in ("TRUE", "FALSE"):
         raise _Unreadable("it must be TRUE or FALSE")
     return text.upper() == "TRUE"
+
+
+def _method(text: str) -> Method:
+    try:
+        return Method(text.casefold())
+    except ValueError:
+        raise _Unreadable(f"it must be one of {', '.join(Method)}") from None
 
 
 def _account(text: str) -> str:

@@ -90,7 +90,7 @@ class Catalogue:
 
     def _source(self, origin: str, dn: str) -> Source | None:
         entry = self.store.read(dn)
-        if entry is None or not (entry.has_class(ObjectClass.BACKUP) or entry.has_class(ObjectClass.CRON)):
+        if entry is None or not is_plan(entry):
             return None
         return Source(origin, dn, entry.attributes)
 
@@ -201,6 +201,11 @@ def _wishes(entry: Entry) -> Wishes:
 
 def _is_true(entry: Entry, name: str) -> bool:
     return (entry.first(name) or "").upper() == "TRUE"
+
+
+def is_plan(entry: Entry) -> bool:
+    """Whether an entry carries attributes of a backup plan."""
+    return any(entry.has_class(name) for name in (ObjectClass.BACKUP, ObjectClass.CRON, ObjectClass.PLAN))
 
 
 def unescape_rdn(text: str) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from vmkeep.contract.machine import Machine
-from vmkeep.contract.names import Attribute, ObjectClass
+from vmkeep.contract.names import Attribute
 from vmkeep.contract.plan import Source
-from vmkeep.directory.catalogue import Catalogue, unescape_rdn
+from vmkeep.directory.catalogue import Catalogue, is_plan, unescape_rdn
 from vmkeep.directory.port import Entry, Equals
 
 BACKUP_SUBTREES = Equals("ou", "backup")
@@ -55,6 +55,6 @@ def subtrees_by_name(entries: Iterator[Entry]) -> dict[str, Entry]:
 
 
 def _sources(origin: str, entry: Entry | None) -> tuple[Source, ...]:
-    if entry is None or not (entry.has_class(ObjectClass.BACKUP) or entry.has_class(ObjectClass.CRON)):
+    if entry is None or not is_plan(entry):
         return ()
     return (Source(origin, entry.dn, entry.attributes),)

@@ -1,0 +1,67 @@
+"""How a machine is saved: the methods, which one a machine gets, and the way its data takes. Pure.
+
+Agent, console and documentation read this; what each costs and gives up is in docs/how-to/choose-a-method.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vmkeep.contract.machine import Power
+
+
+class Method(StrEnum):
+    """A value of vmkeepMethod. `AUTO` stands in plans only."""
+
+    SAVE = "save"  # memory and disks while the machine stands still
+    LIVE = "live"  # memory while it runs, disks frozen in the same instant
+    DISK = "disk"  # disks only
+    AUTO = "auto"  # live where the machine can, else save
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The method of one backup, and why it is not the one that was wished, "" where it is."""
+
+    method: Method
+    why: str = ""
+
+
+def choose(wished: Method, power: Power, obstacles: Sequence[str]) -> Choice:
+    """The method for a machine. `obstacles` say what keeps it from being frozen while it runs."""
+    if power is Power.OFF:
+        return Choice(Method.SAVE)
+    if wished is Method.AUTO:
+        return Choice(Method.SAVE, f"saved, not live: {'; '.join(obstacles)}") if obstacles else Choice(Method.LIVE)
+    return Choice(wished)
+
+
+@dataclass(frozen=True)
+class Route:
+    """The way the disks of one set take.
+
+    `freezes`: the images stay where they are, and the machine writes to overlays until they are copied. `clones`: the
+    filesystem copies them without moving data. `once`: data is written once, straight to the backup directory.
+    """
+
+    freezes: bool
+    clones: bool
+    once: bool
+
+    @property
+    def words(self) -> str:
+        """The way, for people."""
+        if self.freezes:
+            how = "frozen in place"
+            where = "cloned" if self.clones else "copied to the backup directory" if self.once else "copied to retain"
+            return f"{how}, {where}, overlays committed back"
+        if self.clones:
+            return "cloned while the machine stands still"
+        return "moved aside, streamed back into the live images"
+
+
+def route(method: Method, power: Power, *, same_filesystem: bool, clones: bool) -> Route:
+    """The way: `same_filesystem` of images and backup directory, `clones` where images can be cloned into retain."""
+    freezes = method in (Method.LIVE, Method.DISK) and power is not Power.OFF
+    takes_clones = clones and (freezes or power is not Power.OFF)
+    return Route(freezes, takes_clones, freezes and not same_filesystem)
