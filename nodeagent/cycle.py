@@ -146,7 +146,9 @@ class Agent:
             leaf = self._shop.catalogue.leaf(order.leaf_dn)
             keep_old = leaf is not None and leaf.wishes.keep_old
             is_kept = (order.leaf_dn, keep_old) in self._kept
-            if not is_in_restore(leaf) and not is_kept and (order.machine, order.timestamp) not in unfinished:
+            if is_in_restore(leaf):
+                self._kept -= {(order.leaf_dn, False), (order.leaf_dn, True)}
+            elif not is_kept and (order.machine, order.timestamp) not in unfinished:
                 job = Job(order.machine, order.timestamp, Mode.FINISHED, None)
                 self._start(job, partial(self._clean_up, order, keep_old))
 

@@ -3,12 +3,14 @@
 Run as `python -m tests.faults.killed_agent N REFUSE SETTINGS`.
 
 Every side effect lies between two lines of the journal, so dying before and after each line is dying around each
-side effect. REFUSE names a step whose host refuses once the step is done, which sends the operation back ("-": none).
+side effect. What has no journal, clearing up, dies before the n-th removal of a file where N is written as `removalN`.
+REFUSE names a step whose host refuses once the step is done, which sends the operation back ("-": none).
 """
 
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,13 @@ from typing import Any
 from nodeagent import work
 from nodeagent.assembly import assemble
 from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import Folder
 from nodeagent.journal import Journal
-from nodeagent.steps import Facts, Step
-from vmkeep.contract.modes import Mode
+from nodeagent.order import Order
+from nodeagent.steps import Facts, Host, Step
 from vmkeep.service.settings import NodeAgentSettings, load
 
+Plan = Callable[[Order, Host], tuple[Step, ...]]
 _write = Journal._append
 
 
@@ -43,10 +47,27 @@ def _die_if(now: bool) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def refuse_after(name: str) -> None:
-    """Let a step of the snapshot fail once it has done its work."""
-    plan = work.PLANS[Mode.SNAPSHOTTING]
+def die_before_removal(number: int) -> None:
+    """Replace the one way to remove a file by one that counts what is there to remove."""
+    remove, seen = Folder.remove, 0
 
+    def counted(self: Folder, name: str) -> None:
+        nonlocal seen
+        if self.exists(name):
+            _die_if(seen == number)
+            seen += 1
+        remove(self, name)
+
+    Folder.remove = counted  # type: ignore[method-assign]
+
+
+def refuse_after(name: str) -> None:
+    """Let a step of this name fail once it has done its work, whatever the operation."""
+    for mode, plan in list(work.PLANS.items()):
+        work.PLANS[mode] = _failing_at(name, plan)
+
+
+def _failing_at(name: str, plan: Plan) -> Plan:
     def failing(step: Step) -> Step:
         def apply(facts: Facts) -> Facts:
             step.apply(facts)
@@ -54,12 +75,14 @@ def refuse_after(name: str) -> None:
 
         return replace(step, apply=apply) if step.name == name else step
 
-    work.PLANS[Mode.SNAPSHOTTING] = lambda order, host: tuple(failing(step) for step in plan(order, host))
+    return lambda order, host: tuple(failing(step) for step in plan(order, host))
 
 
 def main() -> None:
     boundary, refused, settings = sys.argv[1:]
-    if int(boundary) >= 0:
+    if boundary.startswith("removal"):
+        die_before_removal(int(boundary.removeprefix("removal")))
+    elif int(boundary) >= 0:
         die_at(int(boundary))
     if refused != "-":
         refuse_after(refused)

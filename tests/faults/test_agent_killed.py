@@ -52,7 +52,7 @@ def machine(quiet: Lab) -> Machine:
     return quiet.add_machine(MachineSpec(disks=2))
 
 
-def agent(machine: Machine, boundary: int = -1, refuse: str = "-") -> int:
+def agent(machine: Machine, boundary: int | str = -1, refuse: str = "-") -> int:
     settings = machine.node.folder / "nodeagent.toml"
     argv = [sys.executable, "-m", "tests.faults.killed_agent", str(boundary), refuse, str(settings)]
     return subprocess.run(argv, timeout=120, check=False, capture_output=True).returncode
