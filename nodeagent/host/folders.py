@@ -74,6 +74,36 @@ class Folder:
         finally:
             os.close(descriptor)
 
+    @contextlib.contextmanager
+    def making(self, name: str) -> Iterator[int]:
+        """A new file to be filled, under a partial name; durable before it bears its own, and gone where that fails.
+
+        Never over an existing file. A failed fsync is not tried again: the kernel has dropped what it could not write.
+        """
+        if self.exists(name):
+            raise HostFailure(f"{self.path / name} exists; nothing is written over")
+        partial = f"{name}.partial"
+        self.remove(partial)
+        try:
+            with self.opened(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL) as descriptor:
+                yield descriptor
+                os.fsync(descriptor)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            self.give_name(partial, name)
+        finally:
+            self.remove(partial)  # also where the disk is full: it keeps nothing that nobody needs
+        self.sync()
+
+    @contextlib.contextmanager
+    def nameless(self) -> Iterator[int]:
+        """A file here that never has a name, gone when it is closed. OSError where the filesystem has none."""
+        flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+        descriptor = os.open(".", flags, 0o600, dir_fd=self.descriptor)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
     def read(self, name: str, most: int = 16 << 20) -> bytes:
         """A small file's content."""
         with self.opened(name) as descriptor:
@@ -160,6 +190,11 @@ class Folder:
     def device(self) -> int:
         """The filesystem's number: renames work within one."""
         return os.fstat(self.descriptor).st_dev
+
+    @property
+    def filesystem(self) -> tuple[int, int]:
+        """The device's number and the filesystem's own: a number alone may belong to another one tomorrow."""
+        return self.device, os.fstatvfs(self.descriptor).f_fsid
 
 
 @contextlib.contextmanager
