@@ -1,20 +1,28 @@
-"""The copy engine on real filesystems: content, holes, digest, and nothing left behind when it fails."""
+"""The copy engine on real filesystems: content, holes, digest, pace, and nothing left behind when it fails."""
 
+import contextlib
 import errno
 import os
-import subprocess
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from blake3 import blake3
 
-from nodeagent.host.copying import Content, copy_file, digest_file
+from lab.filesystems import is_known, own_filesystem
+from nodeagent.host.copying import Content, Pace, Stopped, copy_file, digest_file
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, open_folder
+from nodeagent.host.priority import disk_class
 from tests.conftest import require
 
 MIB = 1 << 20
+OTHERS = {"ext4": 40, "xfs": 320}  # MiB: one that is soon full, and the smallest that mkfs.xfs makes
+IDLE = 3  # IOPRIO_CLASS_IDLE
+Places: TypeAlias = Callable[[str], Path]
 
 
 @pytest.fixture
@@ -23,20 +31,42 @@ def source(tmp_path: Path) -> Iterator[Folder]:
         yield folder
 
 
-@pytest.fixture(params=["the same filesystem", "another filesystem"])
+@pytest.fixture(scope="module")
+def filesystems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+    """Mounts each kind when it is first asked for."""
+    with contextlib.ExitStack() as mounted:
+        places: dict[str, Path] = {}
+
+        def place(kind: str) -> Path:
+            if kind not in places:
+                require([] if os.geteuid() == 0 else ["mounting needs root: run the tests with sudo"])
+                if not is_known(kind):
+                    pytest.skip(f"this kernel has no {kind}")
+                folder = tmp_path_factory.mktemp(kind) / kind
+                places[kind] = mounted.enter_context(own_filesystem(folder, OTHERS[kind], kind)).folder
+            return places[kind]
+
+        yield place
+
+
+@pytest.fixture(params=["the same filesystem", *OTHERS])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
+    kind = request.param
+    place = request.getfixturevalue("filesystems")(kind) / tmp_path.name if kind in OTHERS else tmp_path / "target"
+    place.mkdir()
+    with open_folder(place, [str(place)]) as folder:
+        yield folder
+        for name in folder.names():
+            folder.remove(name)
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Iterator[Folder]:
+    """For what is the same on every filesystem."""
     place = tmp_path / "target"
     place.mkdir()
-    other = request.param == "another filesystem"
-    if other:
-        require([] if os.geteuid() == 0 else ["mounting needs root: run the tests with sudo"])
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(place)], check=True)
-    try:
-        with open_folder(place, [str(tmp_path)]) as folder:
-            yield folder
-    finally:
-        if other:
-            subprocess.run(["umount", str(place)], check=True)
+    with open_folder(place, [str(place)]) as folder:
+        yield folder
 
 
 def write_sparse(path: Path) -> bytes:
@@ -52,13 +82,15 @@ def write_sparse(path: Path) -> bytes:
 def test_a_sparse_file_arrives_with_its_content_its_holes_and_its_digest(source: Folder, target: Folder) -> None:
     content = write_sparse(source.path / "a")
     done: list[int] = []
-    copied = copy_file((source, "a"), (target, "b"), Access(mode=0o640), done.append)
+    copied = copy_file((source, "a"), (target, "b"), Access(12, 34, 0o640), done.append)
     arrived = target.path / "b"
     assert arrived.read_bytes() == content
     assert copied == Content(len(content), f"blake3:{blake3(content).hexdigest()}")
     assert copied == digest_file(source, "a")
     assert arrived.stat().st_blocks * 512 < 6 * MIB
-    assert arrived.stat().st_mode & 0o7777 == 0o640
+    found = arrived.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (12, 34, 0o640)
+    assert found.st_nlink == 1
     assert sum(done) == len(content)
     assert target.names() == ["b"]
 
@@ -79,7 +111,7 @@ def test_nothing_is_written_over(source: Folder, target: Folder) -> None:
     assert target.names() == ["b"]
 
 
-@pytest.mark.parametrize("target", ["another filesystem"], indirect=True)
+@pytest.mark.parametrize("target", ["ext4"], indirect=True)
 def test_a_full_disk_leaves_nothing_behind(source: Folder, target: Folder) -> None:
     (source.path / "a").write_bytes(os.urandom(60 * MIB))
     with pytest.raises(OSError, match="No space left"):
@@ -109,3 +141,162 @@ def test_where_the_filesystem_knows_no_second_names_a_file_arrives_and_nothing_i
         copy_file((source, "a"), (target, "b"), Access())
     assert (target.path / "b").read_bytes() == b"new"
     assert target.names() == ["b"]
+
+
+def test_what_an_attempt_left_half_made_is_in_nobodys_way(source: Folder, beside: Folder) -> None:
+    (source.path / "a").write_bytes(b"new")
+    (beside.path / "b.partial").write_bytes(b"longer than what is new")
+    copy_file((source, "a"), (beside, "b"), Access())
+    assert (beside.path / "b").read_bytes() == b"new"
+    assert beside.names() == ["b"]
+
+
+def test_the_name_appears_when_the_whole_file_is_there(source: Folder, beside: Folder) -> None:
+    (source.path / "a").write_bytes(os.urandom(3 * MIB))
+    seen: set[str] = set()
+    copy_file((source, "a"), (beside, "b"), Access(), lambda _done: seen.update(beside.names()))
+    assert seen == {"b.partial"}
+    assert beside.names() == ["b"]
+
+
+@pytest.mark.parametrize("length", [2 * MIB, 30 * MIB])
+def test_a_file_that_changes_its_length_meanwhile_is_refused(length: int, source: Folder, beside: Folder) -> None:
+    (source.path / "a").write_bytes(os.urandom(20 * MIB))
+
+    def change(_done: int) -> None:
+        os.truncate(source.path / "a", length)
+
+    with pytest.raises(HostFailure, match=r"shorter|changed its length"):
+        copy_file((source, "a"), (beside, "b"), Access(), change)
+    assert beside.names() == []
+
+
+@pytest.mark.parametrize("length", [2 * MIB, 30 * MIB])
+def test_no_digest_is_taken_of_a_file_that_changes_its_length(length: int, source: Folder) -> None:
+    (source.path / "a").write_bytes(os.urandom(20 * MIB))
+    with pytest.raises(HostFailure, match=r"shorter|changed its length"):
+        digest_file(source, "a", lambda _done: os.truncate(source.path / "a", length))
+
+
+def test_a_failed_fsync_ends_the_copy_and_is_not_tried_again(
+    source: Folder, beside: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        tried.append(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (source.path / "a").write_bytes(b"content")
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output error"):
+        copy_file((source, "a"), (beside, "b"), Access())
+    assert len(tried) == 1
+    assert beside.names() == []
+
+
+def stopped_after(begun: threading.Event, stop: threading.Event, told: list[float]) -> threading.Thread:
+    """Sets `stop` once the work has begun, and notes when."""
+
+    def wait_and_stop() -> None:
+        begun.wait(10)
+        told.append(time.monotonic())
+        stop.set()
+
+    thread = threading.Thread(target=wait_and_stop)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(("data", "hole", "limit"), [(64 * MIB, 0, MIB), (MIB, 1 << 40, 0)], ids=["limit", "hole"])
+def test_a_copy_ends_within_a_second_of_being_told_and_leaves_nothing(
+    data: int, hole: int, limit: int, source: Folder, beside: Folder
+) -> None:
+    (source.path / "a").write_bytes(os.urandom(data))
+    os.truncate(source.path / "a", data + hole)
+    begun, stop, told = threading.Event(), threading.Event(), list[float]()
+    thread = stopped_after(begun, stop, told)
+    with pytest.raises(Stopped):
+        copy_file((source, "a"), (beside, "b"), Access(), lambda _done: begun.set(), Pace(limit, stop))
+    ended = time.monotonic()
+    thread.join()
+    assert ended - told[0] < 1
+    assert beside.names() == []
+
+
+@pytest.mark.parametrize(("data", "hole", "limit"), [(64 * MIB, 0, MIB), (MIB, 1 << 40, 0)], ids=["limit", "hole"])
+def test_a_digest_ends_within_a_second_of_being_told(data: int, hole: int, limit: int, source: Folder) -> None:
+    (source.path / "a").write_bytes(os.urandom(data))
+    os.truncate(source.path / "a", data + hole)
+    begun, stop, told = threading.Event(), threading.Event(), list[float]()
+    thread = stopped_after(begun, stop, told)
+    with pytest.raises(Stopped):
+        digest_file(source, "a", lambda _done: begun.set(), pace=Pace(limit, stop))
+    ended = time.monotonic()
+    thread.join()
+    assert ended - told[0] < 1
+
+
+def test_a_reader_that_is_given_up_comes_back_without_a_complaint(source: Folder) -> None:
+    given_up = threading.Event()
+    given_up.set()
+    (source.path / "a").write_bytes(b"content")
+    os.truncate(source.path / "a", 1 << 40)
+    digest_file(source, "a", given_up=given_up)
+
+
+def test_the_limit_is_kept_and_holes_are_not_counted(source: Folder, beside: Folder) -> None:
+    amount, limit = 6 * MIB, 3 * MIB
+    (source.path / "a").write_bytes(os.urandom(amount))
+    os.truncate(source.path / "a", 64 * MIB)
+    begun = time.monotonic()
+    copy_file((source, "a"), (beside, "b"), Access(), pace=Pace(limit))
+    rate = amount / (time.monotonic() - begun)
+    assert 0.8 * limit < rate < 1.2 * limit
+
+
+def test_time_lost_is_not_made_up_by_a_burst(source: Folder, beside: Folder) -> None:
+    (source.path / "a").write_bytes(os.urandom(4 * MIB))
+    moments: list[float] = []
+
+    def lose_time_once(_done: int) -> None:
+        if not moments:
+            time.sleep(1)
+        moments.append(time.monotonic())
+
+    copy_file((source, "a"), (beside, "b"), Access(), lose_time_once, Pace(4 * MIB))
+    assert moments[-1] - moments[0] > 0.7
+
+
+def test_a_copy_lets_others_go_first_at_the_disk_and_then_its_thread_does_no_more(
+    source: Folder, beside: Folder
+) -> None:
+    before = disk_class()
+    require([] if before is not None else ["this machine tells no I/O class"])
+    seen: list[int | None] = []
+    (source.path / "a").write_bytes(b"content")
+    copy_file((source, "a"), (beside, "b"), Access(), lambda _done: seen.append(disk_class()))
+    digest_file(source, "a", lambda _done: seen.append(disk_class()))
+    copy_file((source, "a"), (beside, "c"), Access(), lambda _done: seen.append(disk_class()), Pace(idle=False))
+    assert seen == [IDLE << 13, IDLE << 13, before]
+    assert disk_class() == before
+
+
+def is_cached(path: Path, at: int) -> bool:
+    """Whether a block could be read without the disk."""
+    with path.open("rb", buffering=0) as file:
+        try:
+            return os.preadv(file.fileno(), [bytearray(512)], at, os.RWF_NOWAIT) > 0
+        except BlockingIOError:
+            return False
+
+
+def test_nothing_of_a_copy_stays_in_the_page_cache(source: Folder, target: Folder) -> None:
+    path = source.path / "a"
+    path.write_bytes(os.urandom(24 * MIB))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    assert is_cached(path, 0)
+    copy_file((source, "a"), (target, "b"), Access())
+    places = (0, 8 * MIB, 16 * MIB, 24 * MIB - 4096)
+    assert [is_cached(target.path / "b", at) for at in places] == [False] * 4
