@@ -203,12 +203,13 @@ class Agent:
         if mode is Mode.UNRETAINING_SMALL_FILES and leaf.return_value:
             refuse_what_is_no_backup(self._shop.catalogue, leaf, self._shop.host.wall_clock())
             return None
-        outcome = self._shop.catalogue.claim(leaf, mode, Report(NOW))
+        outcome = self._shop.catalogue.claim(leaf, mode, Report(NOW, extra=_figures_of_before(leaf)))
         self._shop.metrics.claims.labels(outcome.value).inc()
         if outcome is Claim.LOST:
             return None
         self._shop.log.info(str(mode), machine=leaf.machine, leaf=leaf.timestamp)
-        return replace(leaf, raw_mode=mode.value, state=NOW, return_value=0)
+        claimed = replace(leaf, raw_mode=mode.value, state=NOW, return_value=0)
+        return replace(claimed, bytes_done=None, bytes_total=None, percent=None)
 
     # doing it
 
@@ -280,3 +281,13 @@ class Agent:
         now = time.monotonic()
         self._not_before = {key: until for key, until in self._not_before.items() if until > now}
         return min(self._progress_seconds, _AGAIN_SECONDS) if self.is_busy or self._not_before else None
+
+
+def _figures_of_before(leaf: Leaf) -> dict[str, Sequence[str]]:
+    """The progress of the step that was last at work, taken away: a new one has made none yet."""
+    figures = {
+        Attribute.BYTES_DONE: leaf.bytes_done,
+        Attribute.BYTES_TOTAL: leaf.bytes_total,
+        Attribute.PERCENT: leaf.percent,
+    }
+    return {name: () for name, value in figures.items() if value is not None}

@@ -1,7 +1,7 @@
 """What one operation is to do, decided once and persisted before anything is touched.
 
 Surveyed from directory, libvirt and filesystem (`operations.survey`), kept as the journal's first line; recovery goes
-by it, whatever the directory says by then. Paths absolute, sizes in bytes, bandwidth in MiB/s.
+by it, whatever the directory says by then. Paths absolute, sizes in bytes, bandwidths in MiB/s.
 """
 
 from pathlib import PurePosixPath
@@ -12,6 +12,7 @@ from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.machine import Power
 from vmkeep.contract.manifest import Role
+from vmkeep.contract.methods import Method, Route
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.paths import SetPaths
 
@@ -96,6 +97,7 @@ class Order(_Frozen):
     files: Ownership = Ownership()
     directories: Ownership = Ownership()
     bandwidth: int = 0
+    bandwidth_copy: int = 0
     iterations: int = 1
     protected: tuple[str, ...] = ()
     published: bool = False
@@ -103,6 +105,10 @@ class Order(_Frozen):
     started_at: float = 0.0
     ldif: str = ""
     warning: str = ""
+    method: Method = Method.SAVE
+    route: Route = Route(freezes=False, clones=False, once=False)
+    overlay_limit: int = 0
+    freeze_seconds: int = 10
     restoring: Restoring | None = None
 
     @property
@@ -122,6 +128,11 @@ class Order(_Frozen):
         """What a restore goes by; only orders of a restore have it."""
         assert self.restoring is not None, f"{self.mode} restores nothing"
         return self.restoring
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the set holds the machine's memory."""
+        return self.power is not Power.OFF and self.method is not Method.DISK
 
     @property
     def state_candidates(self) -> tuple[PurePosixPath, ...]:

@@ -76,6 +76,8 @@ def _figures(leaf: Leaf, journal: Journal, outcome: Outcome) -> dict[str, Sequen
         figures |= {Attribute.BYTES_DONE: (total,), Attribute.BYTES_TOTAL: (total,), Attribute.PERCENT: ("100",)}
     if order.mode is Mode.RETAINING:
         figures[Attribute.SET_DIRECTORY] = (str(order.paths.backup),)
+    if order.mode is Mode.SNAPSHOTTING:
+        figures[Attribute.METHOD] = (order.method.value,)
     if order.mode is Mode.UNRETAINING_SMALL_FILES:
         figures[Attribute.CONFLICTS] = (order.set.conflicts,)
         figures[Attribute.SET_DIRECTORY] = (order.set.set_directory,)

@@ -3,6 +3,7 @@
 Operations are tuples of steps, made in pure functions; the runner carries them out over the journal.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,6 +76,7 @@ class Host:
     roots: Sequence[str]
     versions: Mapping[str, str]
     unretained: Unretained
+    stop: threading.Event = field(default_factory=threading.Event)
     wall_clock: Callable[[], float] = time.time
     progress: Progress = field(default=no_progress)
 

@@ -15,6 +15,7 @@ from lab.errors import LabError
 from vmkeep.console.sets import find
 from vmkeep.contract.machine import Power
 from vmkeep.contract.manifest import Manifest, SetFile
+from vmkeep.contract.methods import Method
 
 _BAR = 4.0  # each level is opened without following links, each manifest checked and digested; the twin does neither
 _SETS_EACH = 10
@@ -69,7 +70,7 @@ def _make(root: Path, machine: str, timestamp: str) -> None:
         timestamp=timestamp,
         node="node-01.example.org",
         power=Power.RUNNING,
-        method="save",
+        method=Method.SAVE,
         consistency="state",
         files=tuple(
             SetFile.model_validate(

@@ -4,7 +4,7 @@ No DTD, no entities, no network: the XML inside a state file is the guest's neig
 `hypervisor` and the operations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,11 @@ _PARSER_OPTIONS: dict[str, Any] = {
     # libvirt reads a value on both sides of a comment, lxml only the first part.
     "remove_comments": True,
     "remove_pis": True,
+}
+_BOUND_TO_HOST = {
+    "hostdev": "it has a device of the host",
+    "filesystem": "it shares a directory of the host",
+    "shmem": "it shares memory with the host",
 }
 _MEMORY_UNITS = {
     "b": 1,
@@ -96,6 +101,52 @@ def with_chain(xml: str, chains: Mapping[str, str]) -> str:
         if backing is not None:
             disk.append(_backing_store(backing))
     return etree.tostring(root, encoding="unicode")
+
+
+def with_sources(xml: str, sources: Mapping[str, str]) -> str:
+    """The XML with each named disk on the given image, and no word about its chain."""
+    root = parse_xml(xml)
+    for disk in root.findall("devices/disk"):
+        source, path = disk.find("source"), sources.get(_attribute(disk, "target", "dev"))
+        if source is not None and path is not None:
+            source.set("file", path)
+            for store in disk.findall("backingStore"):
+                disk.remove(store)
+    return etree.tostring(root, encoding="unicode")
+
+
+def snapshot_request(overlays: Mapping[str, str], others: Sequence[str], memory: str | None) -> str:
+    """What libvirt is asked for when disks are frozen: `overlays` target → path, `others` are left alone."""
+    root = etree.Element("domainsnapshot")
+    kept = etree.SubElement(root, "memory", snapshot="external" if memory else "no")
+    if memory:
+        kept.set("file", memory)
+    disks = etree.SubElement(root, "disks")
+    for target, path in overlays.items():
+        disk = etree.SubElement(disks, "disk", name=target, snapshot="external", type="file")
+        etree.SubElement(disk, "driver", type="qcow2")
+        etree.SubElement(disk, "source", file=path)
+    for target in others:
+        etree.SubElement(disks, "disk", name=target, snapshot="no")
+    return etree.tostring(root, encoding="unicode")
+
+
+def has_connected_agent(xml: str) -> bool:
+    """Whether QEMU's agent inside the guest has opened its channel."""
+    found = parse_xml(xml).findall("devices/channel/target[@name='org.qemu.guest_agent.0']")
+    return any(target.get("state") == "connected" for target in found)
+
+
+def is_mirror_ready(xml: str, target: str) -> bool:
+    """Whether a disk's commit has caught up with what the machine writes."""
+    mirrors = parse_xml(xml).findall(f"devices/disk/target[@dev='{target}']/../mirror")
+    return any(mirror.get("ready") == "yes" for mirror in mirrors)
+
+
+def ties_to_host(xml: str) -> tuple[str, ...]:
+    """What of a machine cannot be saved with its memory, in words; empty where nothing is in the way."""
+    root = parse_xml(xml)
+    return tuple(what for kind, what in _BOUND_TO_HOST.items() if root.find(f"devices/{kind}") is not None)
 
 
 def without_chains(xml: str) -> str:

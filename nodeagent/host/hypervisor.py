@@ -6,7 +6,7 @@ done in a thread of its own: a daemon that takes the connection and says nothing
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import libvirt
 
-from nodeagent.host.description import Description, describe
+from nodeagent.host.description import Description, describe, has_connected_agent, is_mirror_ready, snapshot_request
 from nodeagent.host.errors import HostFailure, HypervisorAway
 from vmkeep.contract.machine import Power
 
@@ -45,6 +45,7 @@ class Job:
     """A block job, and the bytes it has done."""
 
     is_pull: bool
+    is_commit: bool
     done: int
 
 
@@ -189,6 +190,45 @@ class Hypervisor:
         with self._connected() as connection:
             _known(connection, name).destroy()
 
+    def freeze(self, name: str, overlays: Mapping[str, str], memory: str | None, *, quiesce: bool = False) -> None:
+        """Turn every disk named into a frozen image below a new overlay, all in one instant; the machine runs on.
+
+        `overlays` are target → path of a file to be made. `memory` is where its memory of the same instant goes, None
+        for disks alone; then `quiesce` has the guest's filesystems frozen and thawed around it, or HostFailure.
+        """
+        flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+        flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_LIVE if memory else libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+        flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE if quiesce else 0
+        with self._connected() as connection:
+            domain = _known(connection, name)
+            others = [disk.target for disk in describe(domain.XMLDesc(0)).disks if disk.target not in overlays]
+            domain.snapshotCreateXML(snapshot_request(overlays, others, memory), flags)
+
+    def limit_agent(self, name: str, seconds: int) -> bool:
+        """Give the agent inside the guest so long to answer; False where there is none that is connected."""
+        with self._connected() as connection:
+            domain = _known(connection, name)
+            if not has_connected_agent(domain.XMLDesc(0)):
+                return False
+            domain.agentSetResponseTimeout(seconds, 0)
+            return True
+
+    def thaw(self, name: str) -> None:
+        """Let the guest's filesystems go on; HostFailure where its agent does not answer."""
+        with self._connected() as connection:
+            _known(connection, name).fsThaw(None, 0)
+
+    def commit(self, name: str, target: str, base: str, bandwidth: int) -> None:
+        """Start to write a disk's overlay back into its frozen image. Bandwidth in MiB/s, 0 for unlimited."""
+        flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
+        with self._connected() as connection:
+            _known(connection, name).blockCommit(target, base, None, bandwidth, flags)
+
+    def pivot(self, name: str, target: str) -> None:
+        """Let the machine go on over the image that a commit has written to; HostFailure while it is not ready."""
+        with self._connected() as connection:
+            _known(connection, name).blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+
     def pull(self, name: str, target: str, bandwidth: int) -> None:
         """Start to stream a disk's backing file into its image. Bandwidth in MiB/s, 0 for unlimited."""
         with self._connected() as connection:
@@ -201,7 +241,7 @@ class Hypervisor:
         if not info:
             return None
         is_pull = info["type"] == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_PULL
-        return Job(is_pull, info["cur"])
+        return Job(is_pull, info["type"] == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT, info["cur"])
 
     def wait_for_job(self, name: str, target: str, progress: Callable[[Job], None]) -> None:
         """Return when no job is at work on a disk any more, however it ended: the image says what became of it."""
@@ -210,6 +250,18 @@ class Hypervisor:
             if (job := self.job(name, target)) is None:
                 return
             progress(job)
+            self._wait_for_job_event(events)
+
+    def wait_until_ready(self, name: str, target: str, progress: Callable[[Job], None]) -> bool:
+        """Return when a commit has written everything and may be pivoted; False where the job is gone."""
+        while True:
+            events = self._job_events
+            if (job := self.job(name, target)) is None:
+                return False
+            progress(job)
+            with self._connected() as connection:
+                if is_mirror_ready(_known(connection, name).XMLDesc(0), target):
+                    return True
             self._wait_for_job_event(events)
 
     def _wait_for_job_event(self, seen: int) -> None:

@@ -33,6 +33,10 @@ class Images:
         """Make an image whole that nobody has open: its backing file is read into it and named no more."""
         run("qemu-img", ["rebase", "-q", "-f", FORMAT, "-b", "", str(path)], self.long_seconds)
 
+    def commit(self, overlay: PurePath) -> None:
+        """Write an overlay that nobody has open back into the image below it."""
+        run("qemu-img", ["commit", "-q", "-f", FORMAT, str(overlay)], self.long_seconds)
+
     def check(self, path: PurePath) -> None:
         """HostFailure where an image that nobody has open is damaged."""
         try:

@@ -12,6 +12,7 @@ from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder
 from vmkeep.contract.machine import Power
 from vmkeep.contract.manifest import Consistency, Manifest, Role, SetFile
+from vmkeep.contract.methods import Method
 
 NAME = ".manifest.making"
 
@@ -48,6 +49,7 @@ class Making(BaseModel):
     timestamp: str
     node: str
     power: Power
+    method: Method = Method.SAVE
     consistency: Consistency
     files: tuple[MadeFile, ...]
     versions: dict[str, str]
@@ -70,7 +72,7 @@ class Making(BaseModel):
             timestamp=self.timestamp,
             node=self.node,
             power=self.power,
-            method="save",
+            method=self.method,
             consistency=self.consistency,
             files=tuple(files),
             versions=self.versions,

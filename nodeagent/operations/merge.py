@@ -1,8 +1,11 @@
 """Merge: make every live image whole, so that the set's copy is no longer referred to.
 
-One step a disk. Where the set will only be renamed into the backup directory, its digest is taken meanwhile: QEMU
-reads the same blocks, so the page cache serves both and retain need not read anything. Nothing to take back: a chain
-left half streamed is whole and can be streamed on.
+With method save, one step a disk. Where the set will only be renamed into the backup directory, its digest is taken
+meanwhile: QEMU reads the same blocks, so the page cache serves both and retain need not read anything. Nothing to take
+back: a chain left half streamed is whole and can be streamed on.
+
+With the methods live and disk, `copy` for every disk, then `commit` for every disk: the machine writes to overlays over
+frozen images. Taking back writes the overlays back.
 """
 
 import threading
@@ -13,7 +16,9 @@ from nodeagent.host.copying import Content, Progress, digest_file
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import open_folder
 from nodeagent.host.hypervisor import Job
+from nodeagent.operations.frozen_copies import FrozenCopies
 from nodeagent.operations.making import read_making, write_making
+from nodeagent.operations.overlays import write_back
 from nodeagent.operations.streaming import backing_of, make_whole
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import NO_FACTS, Facts, Host, Step
@@ -22,7 +27,50 @@ from vmkeep.contract.codes import ReturnValue
 
 def merge(order: Order, host: Host) -> tuple[Step, ...]:
     """The steps of a merge."""
+    if order.route.freezes:
+        return _thaw_disks(order, host)
     return tuple(_merge_disk(order, host, disk) for disk in order.disks)
+
+
+def _thaw_disks(order: Order, host: Host) -> tuple[Step, ...]:
+    """Copy every frozen image, then write every overlay back; whatever fails, the overlays are written back."""
+    copies = FrozenCopies(order, host)
+    frozen = (
+        Step("frozen", "see to it that the machine has its own images again", ReturnValue.CANNOT_MERGE, _nothing_yet)
+        .undone_by(partial(_write_all_back, order, host))
+        .guarding_machine()
+    )
+    copied = (
+        Step(f"copy {disk.target}", f"copy {disk.path}", ReturnValue.CANNOT_COPY_IMAGE, partial(copies.copy, disk))
+        .undone_by(partial(copies.remove, disk))
+        for disk in order.disks
+    )  # fmt: skip
+    committed = (
+        Step(
+            f"commit {disk.target}",
+            f"write the overlay of {disk.target} back",
+            ReturnValue.CANNOT_MERGE,
+            partial(_write_back, order, host, disk),
+        )
+        for disk in order.disks
+    )
+    return (frozen, *copied, *committed)
+
+
+def _nothing_yet(_facts: Facts) -> Facts:
+    """The step is there for its way back."""
+    return NO_FACTS
+
+
+def _write_back(order: Order, host: Host, disk: OrderDisk, _facts: Facts) -> Facts:
+    write_back(host, order, disk, Growth(host.progress))
+    return NO_FACTS
+
+
+def _write_all_back(order: Order, host: Host, _facts: Facts) -> Facts:
+    for disk in order.disks:
+        write_back(host, order, disk)
+    return NO_FACTS
 
 
 def _merge_disk(order: Order, host: Host, disk: OrderDisk) -> Step:
@@ -40,7 +88,7 @@ def _apply(order: Order, host: Host, disk: OrderDisk, _facts: Facts) -> Facts:
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"digest-{order.machine}") as reader:
         reading = reader.submit(_digest, order, host, disk, given_up) if stays_on_filesystem(order, host) else None
         try:
-            make_whole(host, order, disk, _Growth(host.progress))
+            make_whole(host, order, disk, Growth(host.progress))
         except BaseException:
             given_up.set()
             raise
@@ -77,7 +125,7 @@ def _note_digest(order: Order, host: Host, disk: OrderDisk, content: Content) ->
         write_making(retain, read_making(retain).with_content(disk.kept, content))
 
 
-class _Growth:
+class Growth:
     """Turns a job's position into bytes gained, which is what progress adds up."""
 
     def __init__(self, progress: Progress) -> None:
@@ -85,6 +133,7 @@ class _Growth:
         self._seen = 0
 
     def __call__(self, job: Job) -> None:
+        """Note a job's position."""
         if job.done > self._seen:
             self._progress(job.done - self._seen)
             self._seen = job.done

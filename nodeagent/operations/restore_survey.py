@@ -28,7 +28,7 @@ def survey_restore(saved: SavedMachine, blank: Order, libvirt_state: str) -> Ord
     )
     order = order.model_copy(update={"disks": tuple(_waiting(order, host, disk) for disk in saved.disks)})
     view = host.hypervisor.look(leaf.machine)
-    _refuse_obstacles(order, host, view)
+    refuse_obstacles(order, host, view)
     require_same_filesystem(order, host.roots)
     if view is not None and view.is_active:
         require_free(order, host.roots, order.retain_root, view.description.memory)
@@ -39,7 +39,7 @@ def survey_restore(saved: SavedMachine, blank: Order, libvirt_state: str) -> Ord
 
 def _becoming(saved: SavedMachine) -> Restoring:
     with_memory = saved.is_brought_back_with_memory
-    starts = saved.plan.force_start if saved.is_stand_in else not with_memory
+    starts = saved.starts and not with_memory
     return Restoring(
         set_directory=str(saved.found.directory),
         xml=saved.edited.xml,
@@ -85,7 +85,8 @@ def _version_and_name(original: str | None) -> PurePosixPath:
     return PurePosixPath(*PurePosixPath(original or "tpm2/tpm2-00.permall").parts[-2:])
 
 
-def _refuse_obstacles(order: Order, host: Host, view: View | None) -> None:
+def refuse_obstacles(order: Order, host: Host, view: View | None) -> None:
+    """Refused where the machine, or another, stands in the way of being replaced; asked before the copy, and again."""
     if view is not None and view.moved_away:
         raise _wrong_state(order, f"it has moved away from {host.node}; set sstNode to where it runs now")
     if order.set.alone and view is not None and view.is_active:

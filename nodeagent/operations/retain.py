@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from blake3 import blake3
 from pydantic import ValidationError
 
-from nodeagent.host.copying import Content, copy_file, digest_file
+from nodeagent.host.copying import Content, Pace, copy_file, digest_file
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
 from nodeagent.operations.making import NAME as MAKING_NAME
@@ -96,7 +96,7 @@ class _Carrying:
         with self._folders() as (source, backup):
             made = self._made(source, name)
             self._refuse_if_in_use(source, made)
-            if source.device == backup.device:
+            if source.device == backup.device or not source.exists(name):  # merge may have copied it there
                 content = self._rename(source, backup, made, kept)
             else:
                 content = self._copy(source, backup, made, kept)
@@ -132,11 +132,15 @@ class _Carrying:
 
     def _copy(self, source: Folder, backup: Folder, made: MadeFile, kept: str) -> Content:
         backup.remove(kept)  # of an attempt that did not live to note its digest
-        content = copy_file((source, made.name), (backup, kept), _PRIVATE, self._host.progress)
+        content = copy_file((source, made.name), (backup, kept), _PRIVATE, self._host.progress, self._pace)
         if made.digest is not None and made.digest != content.digest:
             backup.remove(kept)
             raise HostFailure(f"{made.name} reads as {content.digest}, and read as {made.digest} when it was made")
         return content
+
+    @property
+    def _pace(self) -> Pace:
+        return Pace(self._order.bandwidth_copy << 20, self._host.stop)
 
     def publish(self, facts: Facts) -> Facts:
         """Write the manifest: from now on this is a set."""

@@ -16,6 +16,7 @@ from nodeagent.steps import Host
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.machine import Power
 from vmkeep.contract.names import Tree
 from vmkeep.contract.paths import STAND_IN_STATE
 from vmkeep.contract.plan import Plan
@@ -62,11 +63,12 @@ class SavedMachine:
     def edited(self) -> Edited:
         """The texts in retain as a person left them; Refused where they are not sound."""
         paths = self.note.paths
-        xml = self._text(paths.kept_name(paths.xml), ReturnValue.CANNOT_READ_XML)
-        ldif = self._text(paths.kept_name(paths.ldif), ReturnValue.CANNOT_COPY_BACKEND_FILE)
+        files = paths.kept_name(paths.xml), paths.kept_name(paths.ldif)
+        xml = self._text(files[0], ReturnValue.CANNOT_READ_XML)
+        ldif = self._text(files[1], ReturnValue.CANNOT_COPY_BACKEND_FILE)
         entries = read_saved(ldif, self.leaf.machine, self.tree)
-        allowed.check_edited(xml, entries, self.leaf.machine, self.note.uuid)
-        self.refuse_forbidden(str(paths.retain / paths.kept_name(paths.xml)), xml, self.places)
+        allowed.check_edited(xml, entries, self.leaf.machine, self.note.uuid, files)
+        self.refuse_forbidden(str(paths.retain / files[0]), xml, self.places)
         # Written anew, because the directory takes this text in ASCII alone, and a person may have typed any letter.
         return Edited(xml, to_ldif(entries), describe(xml))
 
@@ -115,12 +117,17 @@ class SavedMachine:
 
     @cached_property
     def is_stand_in(self) -> bool:
-        """Whether the machine was off when it was backed up."""
+        """Whether the set has no memory: the machine was off, or its disks alone were wanted."""
         file = self.found.one("state")
         if file.size > len(STAND_IN_STATE) + 2:
             return False
         with self.found.opened() as folder:
             return folder.read(file.name).decode(errors="replace").rstrip("\r\n") == STAND_IN_STATE
+
+    @property
+    def starts(self) -> bool:
+        """Whether it is started where it does without memory; one that was off only if its plan says so."""
+        return self.plan.force_start or self.found.manifest.power is not Power.OFF
 
     @property
     def is_brought_back_with_memory(self) -> bool:
@@ -130,21 +137,36 @@ class SavedMachine:
     @cached_property
     def reasons_against_memory(self) -> tuple[str, ...]:
         """Why the saved memory is not used; none where it is."""
+        return self._wishes_against_memory or conflicts.hardware_differs(self.note.set.xml, self.edited.xml)
+
+    @property
+    def _wishes_against_memory(self) -> tuple[str, ...]:
+        """The reasons that stand before anybody edits anything."""
         if self.leaf.wishes.original:
             return ("another machine cannot take over its memory",)
         wished = self.leaf.wishes.without_state
         if self.plan.restore_without_state if wished is None else wished:
             return ("sstRestoreVMWithoutState is TRUE",)
-        return conflicts.hardware_differs(self.note.set.xml, self.edited.xml)
+        return ()
 
     @property
     def remark(self) -> str:
         """What a person should know of it, before and after."""
+        return self._remark(self.reasons_against_memory)
+
+    @property
+    def first_remark(self) -> str:
+        """The same as far as it is known before the texts lie in retain."""
+        return self._remark(self._wishes_against_memory)
+
+    def _remark(self, against_memory: tuple[str, ...]) -> str:
         if self.leaf.wishes.disks:
             return f"only {', '.join(self.leaf.wishes.disks)}: the machine stays off"
+        if self.is_stand_in and self.found.manifest.power is not Power.OFF:
+            return f"it was backed up without its memory ({self.found.manifest.consistency} consistent): started anew"
         if self.is_stand_in:
             start = "it is started (ForceStart)" if self.plan.force_start else "it stays off"
             return f"the machine was off when it was backed up; {start}"
-        if self.reasons_against_memory:
-            return f"started without its saved memory: {'; '.join(self.reasons_against_memory)}"
+        if against_memory:
+            return f"started without its saved memory: {'; '.join(against_memory)}"
         return ""

@@ -1,6 +1,7 @@
 """Snapshot: save memory and disks of one instant and let the machine run on, over empty images.
 
     leftovers → directories → entry → overlays → [save] → firmware → swap → [resume] → description → state → making
+    leftovers → directories → entry → freeze → firmware → description → state → making          (methods live and disk)
 
 Steps in brackets are for machines that run or are paused. From save to resume the machine stands still; nothing there
 waits for the directory or the network, and what can be prepared is done before. Taking back: an image whose overlay
@@ -12,9 +13,10 @@ from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
 
 from nodeagent.host.copying import copy_file, digest_file
-from nodeagent.host.description import without_chains
+from nodeagent.host.description import with_sources, without_chains
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
+from nodeagent.operations.freezing import Freezing
 from nodeagent.operations.making import NAME as MAKING_NAME
 from nodeagent.operations.making import MadeFile, Making, write_making
 from nodeagent.operations.resuming import Resuming
@@ -23,6 +25,7 @@ from nodeagent.order import Order
 from nodeagent.steps import NO_FACTS, Facts, Host, Step, access
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.machine import Power
+from vmkeep.contract.manifest import Consistency
 from vmkeep.contract.paths import STAND_IN_STATE
 
 _PRIVATE = Access(mode=0o600)
@@ -37,8 +40,6 @@ def snapshot(order: Order, host: Host) -> tuple[Step, ...]:
         .undone_by(files.remove_directory),
         Step("entry", "keep the directory entry", ReturnValue.CANNOT_SAVE_BACKEND_ENTRY, files.write_entry)
         .undone_by(files.remove_entry),
-        Step("overlays", "create the new images", ReturnValue.CANNOT_CREATE_IMAGE, swapping.create)
-        .undone_by(swapping.remove_created),
     )  # fmt: skip
     after = (
         Step("description", "keep the machine's description", ReturnValue.CANNOT_SAVE_XML, files.write_description)
@@ -51,9 +52,23 @@ def snapshot(order: Order, host: Host) -> tuple[Step, ...]:
     firmware = (
         Step("firmware", "keep the firmware's files", ReturnValue.CANNOT_COPY_FILE, files.keep_firmware)
         .undone_by(files.remove_firmware)
-        .while_guest_is_down(_was_active(order)),
+        .while_guest_is_down(_was_active(order) and not order.route.freezes),
     ) if order.firmware else ()  # fmt: skip
-    return (*before, *_instant(order, swapping, resuming, firmware), *after)
+    if order.route.freezes:
+        return (*before, _freeze(Freezing(order, host)), *firmware, *after)
+    overlays = Step("overlays", "create the new images", ReturnValue.CANNOT_CREATE_IMAGE, swapping.create).undone_by(
+        swapping.remove_created
+    )
+    return (*before, overlays, *_instant(order, swapping, resuming, firmware), *after)
+
+
+def _freeze(freezing: Freezing) -> Step:
+    """The whole instant of a machine that runs on."""
+    return (
+        Step("freeze", "freeze the machine's disks", ReturnValue.CANNOT_SAVE_STATE, freezing.freeze, freezing.frozen)
+        .undone_by(freezing.unfreeze)
+        .guarding_machine()
+    )
 
 
 def _instant(order: Order, swapping: Swapping, resuming: Resuming, firmware: tuple[Step, ...]) -> tuple[Step, ...]:
@@ -75,6 +90,15 @@ def _instant(order: Order, swapping: Swapping, resuming: Resuming, firmware: tup
         "resume", "let the machine run on", ReturnValue.CANNOT_RESTORE_MACHINE, resuming.resume, resuming.resumed
     ).while_guest_is_down(True)
     return (save, *firmware, swap, resume)
+
+
+def _consistency(order: Order, facts: Facts) -> Consistency:
+    """What the set is worth. Nothing is called quiesced that is not known to have been."""
+    if order.power is Power.OFF:
+        return "off"
+    if order.has_memory:
+        return "state"
+    return "quiesced" if facts.get("consistency") == "quiesced" else "crash"
 
 
 def _was_active(order: Order) -> bool:
@@ -105,11 +129,12 @@ class _Files:
         return self._remove(self._paths.ldif)
 
     def write_description(self, facts: Facts) -> Facts:
-        if self._order.power is Power.OFF:
+        if not self._order.has_memory:
             view = self._host.hypervisor.look(self._order.machine)
             if view is None:
                 raise HostFailure("libvirt does not know the machine any more")
-            return self._write(self._paths.xml, without_chains(view.xml), _PRIVATE)
+            images = {disk.target: disk.path for disk in self._order.disks}
+            return self._write(self._paths.xml, with_sources(without_chains(view.xml), images), _PRIVATE)
         return self._write(
             self._paths.xml,
             without_chains(self._host.hypervisor.saved_description(str(facts["state_path"]))),
@@ -133,7 +158,7 @@ class _Files:
         return NO_FACTS
 
     def keep_state(self, facts: Facts) -> Facts:
-        if self._order.power is Power.OFF:
+        if not self._order.has_memory:
             # No line end when written: older tools compare the whole content.
             return self._write(self._paths.state, STAND_IN_STATE, _PRIVATE)
         saved = PurePosixPath(str(facts["state_path"]))
@@ -165,12 +190,11 @@ class _Files:
 
     def _making(self, facts: Facts) -> Making:
         order = self._order
-        is_off = order.power is Power.OFF
         state = MadeFile(
             name=self._paths.state,
             role="state",
-            size=None if is_off else int(facts["state_size"]),
-            digest=None if is_off else str(facts["state_digest"]),
+            size=int(facts["state_size"]) if order.has_memory else None,
+            digest=str(facts["state_digest"]) if order.has_memory else None,
         )
         texts = (MadeFile(name=self._paths.xml, role="xml"), MadeFile(name=self._paths.ldif, role="ldif"))
         disks = tuple(
@@ -186,7 +210,8 @@ class _Files:
             timestamp=order.timestamp,
             node=self._host.node,
             power=order.power,
-            consistency="off" if is_off else "state",
+            method=order.method,
+            consistency=_consistency(order, facts),
             files=(state, *texts, *disks, *firmware),
             versions=dict(self._host.versions) | self._host.hypervisor.versions(),
         )

@@ -13,8 +13,10 @@ from nodeagent.host.description import Description, XmlDisk
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import open_folder, root_of
 from nodeagent.host.hypervisor import View
+from nodeagent.operations.choosing import as_made, chosen
 from nodeagent.operations.deletion_survey import refuse_if_in_use, survey_deletion
 from nodeagent.operations.finding import FoundSet, find_set
+from nodeagent.operations.overlays import image_below
 from nodeagent.operations.restore_survey import survey_restore
 from nodeagent.operations.room import choose_ram_disk, require_room, require_same_filesystem
 from nodeagent.operations.saved_machine import SavedMachine
@@ -90,14 +92,18 @@ class Surveyor:
                 f"{machine.name}: there is a set of {leaf.timestamp} already in {order.paths.backup}; add a new leaf",
             )
         require_same_filesystem(order, self.host.roots)
-        memory = view.description.memory if view.is_active else 0
+        order, why = chosen(order, plan.method, view.xml, self.host)
+        memory = view.description.memory if order.has_memory else 0
         require_room(order, self.host.roots, memory)
-        ram_disk, warning = choose_ram_disk(order, plan.ram_disk, self.host.roots, memory)
-        return order.model_copy(update={"ram_disk": ram_disk, "warning": warning})
+        # What is written while the machine runs needs no faster place.
+        wished = None if order.route.freezes else plan.ram_disk
+        ram_disk, warning = choose_ram_disk(order, wished, self.host.roots, memory)
+        return order.model_copy(update={"ram_disk": ram_disk, "warning": "; ".join(filter(None, (why, warning)))})
 
     def _merge(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         self._view(machine.name)
         order = self._order(leaf, machine, plan, Mode.MERGING, self._directory_disks(machine))
+        order = as_made(order, self.host)
         return order.model_copy(update={"bytes_total": sum(self._virtual_size(disk) for disk in order.disks)})
 
     def _retain(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
@@ -110,7 +116,7 @@ class Surveyor:
 
     def _unretain_small_files(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         blank = self._blank(leaf, machine, plan, Mode.UNRETAINING_SMALL_FILES)
-        return survey_small_files(self.catalogue, self.host, leaf, self._found(leaf, plan), blank)
+        return survey_small_files(self.catalogue, self._saved(leaf, plan), blank)
 
     def _unretain_large_files(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         blank = self._blank(leaf, machine, plan, Mode.UNRETAINING_LARGE_FILES)
@@ -177,6 +183,9 @@ class Surveyor:
             files=_ownership(machine.name, plan, of_directories=False),
             directories=_ownership(machine.name, plan, of_directories=True),
             bandwidth=plan.bandwidth_merge,
+            bandwidth_copy=plan.bandwidth_copy,
+            overlay_limit=plan.overlay_limit,
+            freeze_seconds=plan.freeze_seconds,
             started_at=self.host.wall_clock(),
         )
 
@@ -233,7 +242,8 @@ class Surveyor:
     def _consistent_disks(self, machine: Machine, description: Description) -> list[tuple[str, str]]:
         """The disks, where directory and XML agree on them."""
         known = self._directory_disks(machine)
-        live = [(disk.target, _source_of(machine.name, disk)) for disk in description.disks if disk.is_backed_up]
+        wanted = [disk for disk in description.disks if disk.is_backed_up]
+        live = [(disk.target, image_below(_source_of(machine.name, disk))) for disk in wanted]
         if sorted(known) != sorted(live):
             raise Refused(
                 ReturnValue.INCONSISTENT_DISKS,

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Folder, open_folder
+from nodeagent.operations.overlays import overlay_name, write_back
 from nodeagent.operations.streaming import make_whole
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import NO_FACTS, Facts, Host, access
@@ -30,6 +31,7 @@ class Swapping:
     def finish_earlier_merge(self, _facts: Facts) -> Facts:
         """Make images whole that an earlier backup left over its retained ones; its merge failed or was forgotten."""
         for disk in self._order.disks:
+            write_back(self._host, self._order, disk)
             make_whole(self._host, self._order, disk)
         return NO_FACTS
 
@@ -145,7 +147,7 @@ class Swapping:
         return True
 
     def _new_name(self, disk: OrderDisk) -> str:
-        return f".{PurePosixPath(disk.path).name}.{self._order.timestamp}"
+        return overlay_name(PurePosixPath(disk.path).name, self._order.timestamp)
 
     @contextmanager
     def _folders(self, disk: OrderDisk) -> Iterator[tuple[Folder, Folder]]:

@@ -11,6 +11,7 @@ from nodeagent.host.description import describe
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import open_folder
 from nodeagent.operations.finding import FoundSet
+from nodeagent.operations.restore_survey import refuse_obstacles
 from nodeagent.operations.room import require_free, require_same_filesystem
 from nodeagent.operations.saved_machine import SavedMachine
 from nodeagent.order import Order, Restoring, SavedFile
@@ -25,25 +26,28 @@ from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.ldif_text import to_ldif
 
 
-def survey_small_files(catalogue: Catalogue, host: Host, leaf: Leaf, found: FoundSet, blank: Order) -> Order:
+def survey_small_files(catalogue: Catalogue, saved: SavedMachine, blank: Order) -> Order:
     """What to bring back for a person to look at. `blank` is an order with what every order has."""
+    leaf, found, host, original = saved.leaf, saved.found, saved.host, saved.leaf.wishes.original
     _refuse_if_busy(catalogue, leaf)
     xml, ldif = found.text("xml"), found.text("ldif")
-    if leaf.wishes.original:
+    if original:
         xml, ldif = _under_another_name(catalogue, leaf, xml, ldif)
     order = blank.model_copy(update={"place": found.place})
     _refuse_used_retain(order, host)
-    differing = () if leaf.wishes.original else _conflicts(catalogue, host, leaf.machine, (xml, ldif))
+    differing = () if original else _conflicts(catalogue, host, leaf.machine, (xml, ldif))
     restoring = Restoring(
         set_directory=str(found.directory),
         xml=xml,
         ldif=ldif,
         conflicts=conflicts.as_json(differing),
-        report=conflicts.as_text(leaf.machine, differing),
+        report=conflicts.as_text(leaf.machine, differing, original),
     )
     paths = order.paths
     texts = f"{paths.kept_name(paths.xml)} and {paths.kept_name(paths.ldif)} in {paths.retain}"
-    warning = f"{conflicts.sentence(differing)}; to change what comes back, edit {texts}"
+    told = f"made anew from the set of {original}" if original else conflicts.sentence(differing)
+    parts = (told, saved.first_remark, f"to change what comes back, edit {texts}")
+    warning = "; ".join(part for part in parts if part)
     return order.model_copy(update={"restoring": restoring, "warning": warning, "uuid": describe(xml).uuid})
 
 
@@ -52,9 +56,9 @@ def survey_large_files(saved: SavedMachine, blank: Order) -> Order:
     leaf, found, edited = saved.leaf, saved.found, saved.edited
     _check_memory(saved)
     files = _files(leaf, found, [disk.target for disk in saved.disks])
-    restoring = Restoring(
-        set_directory=str(found.directory), files=files, xml=edited.xml, ldif="" if leaf.wishes.disks else edited.ldif
-    )
+    alone = bool(leaf.wishes.disks)
+    ldif = "" if alone else edited.ldif
+    restoring = Restoring(set_directory=str(found.directory), files=files, xml=edited.xml, ldif=ldif, alone=alone)
     order = blank.model_copy(
         update={
             "place": found.place,
@@ -65,6 +69,8 @@ def survey_large_files(saved: SavedMachine, blank: Order) -> Order:
             "warning": saved.remark,
         }
     )
+    # What would be refused in the end is refused before hours of copying.
+    refuse_obstacles(order, saved.host, saved.host.hypervisor.look(leaf.machine))
     require_same_filesystem(order, saved.host.roots)
     with found.opened() as folder:
         needed = sum(folder.allocated(file.name) for file in files)

@@ -82,19 +82,23 @@ def refusals(xml: str, rules: AllowedPlaces) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_reasons(root, rules)))
 
 
-def check_edited(xml: str, ldif_entries: Sequence[Entry], machine: str, uuid: str) -> None:
-    """Refused where an edited description is no XML or another machine's (45), or has not the LDIF's disks (33)."""
+def check_edited(xml: str, ldif_entries: Sequence[Entry], machine: str, uuid: str, files: tuple[str, str]) -> None:
+    """Refused where an edited description is no XML or another machine's (45), or has not the LDIF's disks (33).
+
+    `files` are the names of the description's file and the LDIF's, for people.
+    """
+    xml_file, ldif_file = files
     try:
         description = describe(xml)
     except (HostFailure, ValueError) as why:
         raise Refused(
-            ReturnValue.CANNOT_READ_XML, f"{machine}: {why}; correct {machine}.xml, or copy it from the set again"
+            ReturnValue.CANNOT_READ_XML, f"{machine}: {why}; correct {xml_file}, or copy it from the set again"
         ) from None
     for what, found, wanted in (("name", description.name, machine), ("uuid", description.uuid.lower(), uuid.lower())):
         if found != wanted:
             raise Refused(
                 ReturnValue.CANNOT_READ_XML,
-                f"{machine}: {machine}.xml has the {what} {found!r}, not {wanted!r}; put that back",
+                f"{machine}: {xml_file} has the {what} {found!r}, not {wanted!r}; put that back",
             )
     known = [disk_of(entry) for entry in ldif_entries if entry.has_class(ObjectClass.DISK)]
     of_ldif = sorted((disk.target, disk.source or "no file") for disk in known if disk.is_backed_up)
@@ -102,11 +106,13 @@ def check_edited(xml: str, ldif_entries: Sequence[Entry], machine: str, uuid: st
     if of_ldif != of_xml:
         raise Refused(
             ReturnValue.INCONSISTENT_DISKS,
-            f"{machine}: {machine}.ldif has the disks {_shown(of_ldif)}, {machine}.xml has {_shown(of_xml)}; "
+            f"{machine}: {ldif_file} has the disks {_shown(of_ldif)}, {xml_file} has {_shown(of_xml)}; "
             "make them agree (sstDisk and sstSourceFile, target dev and source file)",
         )
     if not of_xml:
-        raise Refused(ReturnValue.INCONSISTENT_DISKS, f"{machine}: neither XML nor LDIF has a disk to restore")
+        raise Refused(
+            ReturnValue.INCONSISTENT_DISKS, f"{machine}: neither {xml_file} nor {ldif_file} has a disk to restore"
+        )
 
 
 def _reasons(root: etree._Element, rules: AllowedPlaces) -> Iterator[str]:

@@ -248,9 +248,14 @@ def _kind_of(entry: Entry, name: str) -> str:
 # telling
 
 
-def as_text(machine: str, conflicts: Sequence[Conflict]) -> str:
-    """A sheet for an admin: what differs, what happens on going on, which file to edit, how to back out."""
-    if not conflicts:
+def as_text(machine: str, conflicts: Sequence[Conflict], original: str = "") -> str:
+    """A sheet for an admin: what differs, what happens on going on, which file to edit, how to back out.
+
+    `original` is the machine whose set makes a new one, which is compared with nothing.
+    """
+    if original:
+        head = [f"{machine}: is made anew from the set of {original}; there is nothing to compare with.", ""]
+    elif not conflicts:
         head = [f"{machine}: what was saved and what is live mean the same.", ""]
     else:
         head = [f"{machine}: {len(conflicts)} difference(s) between what was saved and what is live.", ""]

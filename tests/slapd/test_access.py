@@ -374,6 +374,9 @@ NOT_THE_NODES = {
     # what an admin wishes for
     *(Attribute.RESTORE_DISK, Attribute.RESTORE_FROM, Attribute.RESTORE_ISOLATED, Attribute.RESTORE_KEEP_MAC),
     *(Attribute.KEEP_OLD, Attribute.DELETE_LAST),
+    Attribute.OVERLAY_LIMIT,
+    Attribute.BANDWIDTH_COPY,
+    Attribute.FREEZE_SECONDS,
 }
 
 

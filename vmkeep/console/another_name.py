@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmkeep.console.restoring import is_restore
+from vmkeep.console.rights import needing_the_admin
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import NOW, Leaf
@@ -43,9 +44,10 @@ def begin(catalogue: Catalogue, source: Leaf, new: NewMachine) -> tuple[Leaf, bo
     if begun:
         return begun, False
     dn = catalogue.tree.leaf(new.name, source.timestamp)
-    catalogue.store.add(catalogue.tree.machine(new.name), _entry(entry, new.name))
-    catalogue.add_backup_subtree(new.name)
-    catalogue.store.add(dn, _leaf(source, new))
+    with needing_the_admin(new.name):
+        catalogue.store.add(catalogue.tree.machine(new.name), _entry(entry, new.name))
+        catalogue.add_backup_subtree(new.name)
+        catalogue.store.add(dn, _leaf(source, new))
     leaf = catalogue.leaf(dn)
     if leaf is None:
         raise Refused(ReturnValue.CANNOT_LOCK_MACHINE, f"{new.name}: {dn} went away as soon as it was made; try again")
@@ -55,12 +57,13 @@ def begin(catalogue: Catalogue, source: Leaf, new: NewMachine) -> tuple[Leaf, bo
 def take_back(catalogue: Catalogue, leaf: Leaf) -> str:
     """Remove a leaf that nobody works at, and what `begin` made for it; the sentence says what stayed."""
     name, tree = leaf.machine, catalogue.tree
-    catalogue.store.delete(leaf.dn)
-    entry = catalogue.store.read(tree.machine(name))
-    if entry is None or not _is_bare(catalogue, entry, name) or list(catalogue.leaves(name)):
-        return f"{name}: the leaf {leaf.timestamp} is removed; its entry stays: it holds more than this restore made"
-    catalogue.store.delete(tree.machine_plan(name))
-    catalogue.store.delete(tree.machine(name))
+    with needing_the_admin(name):
+        catalogue.store.delete(leaf.dn)
+        entry = catalogue.store.read(tree.machine(name))
+        if entry is None or not _is_bare(catalogue, entry, name) or list(catalogue.leaves(name)):
+            return f"{name}: the leaf {leaf.timestamp} is removed; its entry stays: it holds more than this made"
+        catalogue.store.delete(tree.machine_plan(name))
+        catalogue.store.delete(tree.machine(name))
     return f"{name}: backed out; its leaf and its entry are removed, and the agent clears retain"
 
 

@@ -6,7 +6,7 @@ A leaf that brought another machine's set here (`restore --as`) goes instead, wi
 from datetime import UTC, datetime
 
 from vmkeep.console.another_name import take_back
-from vmkeep.console.restoring import NOTHING_REMOVED, failure, is_restore, never_was_good, why_not_abort
+from vmkeep.console.restoring import NOTHING_REMOVED, failure, is_restore, keeps_old, never_was_good, why_not_abort
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
@@ -23,8 +23,13 @@ _GOES = (
     Attribute.RESTORE_WITHOUT_STATE,
     Attribute.RESTORE_ISOLATED,
     Attribute.RESTORE_KEEP_MAC,
-    Attribute.KEEP_OLD,
 )
+# Failures that say something of the set itself. 37 of the large files may also mean a text that is gone from retain.
+_LOST = {
+    (Mode.UNRETAINING_SMALL_FILES, int(ReturnValue.MISSING_FILES)): "is missing, or files of it are",
+    (Mode.UNRETAINING_SMALL_FILES, int(ReturnValue.CORRUPT_IMAGE)): "is damaged",
+    (Mode.UNRETAINING_LARGE_FILES, int(ReturnValue.CORRUPT_IMAGE)): "is damaged",
+}
 
 
 def abort(catalogue: Catalogue, machine: str) -> str:
@@ -47,7 +52,7 @@ def abort(catalogue: Catalogue, machine: str) -> str:
 def back_out(catalogue: Catalogue, leaf: Leaf) -> str:
     """Make the leaf, as read, what it was before; says what was done. Refused when somebody moved it meanwhile."""
     return_value, message = (leaf.return_value, None) if never_was_good(leaf) else (0, "")
-    report = Report(to_timestamp(datetime.now(UTC)), return_value, message, dict.fromkeys(_GOES, ()))
+    report = Report(to_timestamp(datetime.now(UTC)), return_value, message, dict.fromkeys(_gone(leaf), ()))
     if catalogue.claim(leaf, Mode.FINISHED, report) is Claim.LOST:
         raise Refused(
             ReturnValue.CANNOT_LOCK_MACHINE,
@@ -60,7 +65,18 @@ def back_out(catalogue: Catalogue, leaf: Leaf) -> str:
     if leaf.mode is Mode.DELETING:
         return f"{leaf.machine}: {leaf.timestamp} is the good backup it was"
     entry = "; the controller puts the machine's entry back" if leaf.entry_before else ""
-    return f"{leaf.machine}: backed out; {leaf.timestamp} is the good backup it was, and the agent clears retain{entry}"
+    return f"{leaf.machine}: backed out; {leaf.timestamp} {_now(leaf)}, and the agent clears retain{entry}"
+
+
+def _gone(leaf: Leaf) -> tuple[Attribute, ...]:
+    # What an earlier restore kept is for the admin to let go; the agent removes it with this wish.
+    return _GOES if keeps_old(leaf) else (*_GOES, Attribute.KEEP_OLD)
+
+
+def _now(leaf: Leaf) -> str:
+    """What the leaf is worth, by what the agent found of its set."""
+    lost = _LOST.get((leaf.mode, leaf.return_value)) if leaf.mode else None
+    return f"is finished again, but its set {lost}" if lost else "is the good backup it was"
 
 
 def _why_not(leaf: Leaf) -> str | None:

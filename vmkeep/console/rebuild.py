@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
 
+from vmkeep.console.rights import needing_the_admin
 from vmkeep.console.sets import BackupSet, read_ldif
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
@@ -46,7 +47,8 @@ def rebuild(catalogue: Catalogue, sets: Iterable[BackupSet], *, rehearse: bool =
     """Add what is missing, machine by machine. `sets` are sorted by machine and time; a rehearsal writes nothing."""
     for machine, of_machine in groupby(sets, key=lambda one: one.manifest.machine):
         try:
-            yield from _Machine(catalogue, machine, list(of_machine), rehearse).rebuild()
+            with needing_the_admin(machine):
+                yield from _Machine(catalogue, machine, list(of_machine), rehearse).rebuild()
         except Refused as why:
             # One machine's trouble is no reason to leave the others out.
             yield Told(Kind.REFUSED, why.sentence)
@@ -76,9 +78,10 @@ class _Machine:
         saved: tuple[Change, ...] = ()
         if self.catalogue.machine_entry(self.name) is None:
             saved = yield from self._saved()
-        for change in saved:
-            yield self._added(Kind.ENTRY, change.dn, change.attributes)
         plan = tree.machine_plan(self.name)
+        for change in saved:
+            kind = Kind.BACKUP_SUBTREE if normal_dn(change.dn) == normal_dn(plan) else Kind.ENTRY
+            yield self._added(kind, change.dn, change.attributes)
         from_saved = normal_dn(plan) in [normal_dn(change.dn) for change in saved]
         if not from_saved and self.catalogue.store.read(plan, ["ou"]) is None:
             yield self._added(Kind.BACKUP_SUBTREE, plan, _BACKUP_SUBTREE)

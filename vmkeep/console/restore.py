@@ -12,7 +12,7 @@ from vmkeep.console.another_name import take_back
 from vmkeep.console.backing_out import back_out
 from vmkeep.console.conflicts import read_conflicts
 from vmkeep.console.following import Following, Standstill
-from vmkeep.console.restoring import Step, failure, is_restore, is_touched, step_of, ways_on
+from vmkeep.console.restoring import Step, failure, is_restore, is_touched, refuse_while_old_is_kept, step_of, ways_on
 from vmkeep.console.terminal import Answer, Terminal
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
@@ -121,6 +121,7 @@ class Restore:
     # steps
 
     def _begin(self, leaf: Leaf) -> None:
+        refuse_while_old_is_kept(leaf)
         changes = {**_removed(leaf), **_wished(self._asked.wishes)}
         self._move(leaf, Mode.UNRETAIN_SMALL_FILES, changes)
         self._is_ours = True
@@ -132,6 +133,8 @@ class Restore:
         if self._asked.only_show:
             self._terminal.say(back_out(self._catalogue, leaf) if self._is_ours else ways_on(leaf.machine))
             return UNTOUCHED
+        if self._asked.wishes.without_state and leaf.wishes.without_state is None:
+            self._terminal.say(f"{leaf.machine}: started without its saved memory, as asked for on the command line")
         if not self._asked.yes:
             answer = self._terminal.ask(f"Restore {leaf.machine} as it was at {leaf.timestamp}?")
             if answer is not Answer.YES:
@@ -218,7 +221,7 @@ class Restore:
             )
         elif conflicts:
             self._terminal.table(conflicts)
-        else:
+        elif not leaf.wishes.original:
             self._terminal.say(f"{leaf.machine}: nothing differs between the set and the live machine")
         if leaf.message and not leaf.is_failed:
             self._terminal.say(leaf.message)
@@ -250,11 +253,10 @@ def _wished(wishes: Wishes) -> dict[str, Sequence[str]]:
 
 
 def _removed(leaf: Leaf) -> dict[str, Sequence[str]]:
-    """Wishes of an earlier restore, which are not this one's."""
+    """Wishes of an earlier restore, which are not this one's; what one of them kept is for the admin to let go."""
     held: dict[str, object] = {
         Attribute.RESTORE_DISK: leaf.wishes.disks,
         Attribute.RESTORE_WITHOUT_STATE: leaf.wishes.without_state is not None,
-        Attribute.KEEP_OLD: leaf.wishes.keep_old,
         Attribute.CONFLICTS: leaf.conflicts,
     }
     return {name: () for name, value in held.items() if value}

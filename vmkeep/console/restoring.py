@@ -7,6 +7,7 @@ from vmkeep.contract.codes import ReturnValue, meaning_of
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import ROWS, Circle, Kind, Mode
+from vmkeep.contract.names import Attribute
 
 LATEST = "latest"
 _RESTORING = (Mode.RESTORE, Mode.RESTORING, Mode.RESTORED)
@@ -150,6 +151,26 @@ def why_not_abort(leaf: Leaf) -> str | None:
     if leaf.mode is Mode.RESTORED:
         return "the machine is restored; the controller ends the leaf"
     return "the agent is at work; wait until it waits for a decision, or failed"
+
+
+def keeps_old(leaf: Leaf) -> bool:
+    """Whether retain may still hold what an earlier restore of this leaf replaced: nothing was brought there since."""
+    is_outside = leaf.mode in (Mode.FINISHED, Mode.UNRETAIN_SMALL_FILES, Mode.UNRETAINING_SMALL_FILES)
+    return is_outside and leaf.wishes.keep_old and leaf.duration(Mode.RESTORE) is not None
+
+
+def refuse_while_old_is_kept(leaf: Leaf) -> None:
+    """Refused where a restore would meet what an earlier one kept, and leaving it might remove that."""
+    if not keeps_old(leaf):
+        return
+    said = leaf.message if "/before" in leaf.message else f"…/{leaf.machine}/{leaf.timestamp}/before below retain"
+    first = f"leave it with `vmkeep abort {leaf.machine}`, and " if is_restore(leaf) else ""
+    raise Refused(
+        ReturnValue.RETAIN_NOT_EMPTY,
+        f"{leaf.machine}: {Attribute.KEEP_OLD} keeps what an earlier restore of {leaf.timestamp} replaced, on its node "
+        f"({said}); nothing was asked for. When it is no longer needed, {first}let it go with "
+        "ldif/edits/drop-old.ldif; then ask again",
+    )
 
 
 def never_was_good(leaf: Leaf) -> bool:

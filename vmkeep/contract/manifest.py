@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt
 
 from vmkeep.contract.machine import Power
+from vmkeep.contract.methods import Method
 from vmkeep.contract.timestamps import from_timestamp
 
 _DIGEST = re.compile(r"blake3:[0-9a-f]{64}")
@@ -59,7 +60,7 @@ class Manifest(_Frozen):
     timestamp: Annotated[str, AfterValidator(_timestamp)]
     node: str
     power: Power
-    method: Literal["save", "live", "disk"]
+    method: Method
     consistency: Consistency
     files: tuple[SetFile, ...]
     versions: dict[str, str]

@@ -19,6 +19,7 @@ UNAVAILABLE_CRITICAL_EXTENSION = 12
 NO_SUCH_ATTRIBUTE = 16
 ATTRIBUTE_OR_VALUE_EXISTS = 20
 NO_SUCH_OBJECT = 32
+INSUFFICIENT_ACCESS_RIGHTS = 50
 BUSY = 51
 UNAVAILABLE = 52
 UNWILLING_TO_PERFORM = 53
@@ -54,6 +55,10 @@ class Overloaded(TryLater):
     """The directory is too busy or took too long."""
 
 
+class NotAllowed(Refused):
+    """This identity may not do that."""
+
+
 Answer = Mapping[str, Any]  # the client's form of a result: result, description, message
 
 
@@ -68,7 +73,8 @@ def error_of(answer: Answer, doing: str) -> TryLater | Refused:
     kind = _kind_of_trouble(answer)
     if kind is not None:
         return kind(f"{sentence}; will be tried again")
-    return Refused(ReturnValue.CANNOT_CONNECT_TO_BACKEND, sentence)
+    refusal = NotAllowed if answer["result"] == INSUFFICIENT_ACCESS_RIGHTS else Refused
+    return refusal(ReturnValue.CANNOT_CONNECT_TO_BACKEND, sentence)
 
 
 def _kind_of_trouble(answer: Answer) -> type[TryLater] | None:

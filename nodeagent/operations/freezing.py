@@ -1,0 +1,111 @@
+"""Freezes a running machine's disks in one instant, with its memory or without; it runs on over overlays.
+
+libvirt does the whole instant in one call, and all disks or none. Where only disks are wanted and the guest has an
+agent, the call has it freeze its filesystems around the instant; whatever goes wrong there is thawed, and never called
+quiesced. Called by the snapshot's plan.
+"""
+
+import contextlib
+from pathlib import PurePosixPath
+
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.hypervisor import View
+from nodeagent.operations import saved_memory
+from nodeagent.operations.overlays import overlay_of, write_back
+from nodeagent.order import Order, OrderDisk
+from nodeagent.steps import NO_FACTS, Facts, Host
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
+from vmkeep.contract.machine import Power
+
+
+class Freezing:
+    """The instant of one snapshot. Each verb may be repeated."""
+
+    def __init__(self, order: Order, host: Host) -> None:
+        self._order = order
+        self._host = host
+
+    def freeze(self, _facts: Facts) -> Facts:
+        """Freeze every disk; the memory of the same instant goes to retain, if it is wanted."""
+        view = self._look()
+        if view is None or not view.is_active:
+            raise Refused(
+                ReturnValue.GUEST_STOPPED, f"{self._order.machine} was switched off before it could be frozen"
+            )
+        for disk in self._order.disks:
+            write_back(self._host, self._order, disk)
+        if not self._order.has_memory:
+            return self._freeze_disks()
+        saved_memory.drop(self._host, [self._state])
+        self._host.hypervisor.freeze(self._order.machine, self._overlays, str(self._state))
+        return {"state_path": str(self._state), "consistency": "state"}
+
+    def _freeze_disks(self) -> Facts:
+        name, hypervisor = self._order.machine, self._host.hypervisor
+        if not hypervisor.limit_agent(name, self._order.freeze_seconds):
+            hypervisor.freeze(name, self._overlays, None)
+            return {"consistency": "crash"}
+        try:
+            hypervisor.freeze(name, self._overlays, None, quiesce=True)
+        except HostFailure as why:
+            self._thaw()
+            if not self._is_frozen(self._look()):
+                hypervisor.freeze(name, self._overlays, None)
+            return {"consistency": "crash", "warning": f"the guest's filesystems could not be frozen: {why}"}
+        return {"consistency": "quiesced"}
+
+    def frozen(self, _facts: Facts) -> Facts | None:
+        """Whether the instant that began came about. Whether the guest was quiesced then, nobody knows any more."""
+        saved_memory.wait_for_a_save_without_us(self._host, self._order.machine)
+        if not self._order.has_memory:
+            self._thaw()
+        if not self._is_frozen(self._look()):
+            return None
+        if not self._order.has_memory:
+            return {"consistency": "crash"}
+        if not saved_memory.is_complete(self._host, self._state):
+            return None
+        self._let_run()
+        return {"state_path": str(self._state), "consistency": "state"}
+
+    def unfreeze(self, _facts: Facts) -> Facts:
+        """Write the overlays back: the machine is as it was."""
+        if not self._order.has_memory:
+            self._thaw()
+        for disk in self._order.disks:
+            write_back(self._host, self._order, disk)
+        saved_memory.drop(self._host, [self._state])
+        self._let_run()
+        return NO_FACTS
+
+    def _thaw(self) -> None:
+        """Thawing what is not frozen is an error to the agent inside, and no harm."""
+        view = self._look()
+        if view is not None and view.is_active and self._host.hypervisor.limit_agent(self._order.machine, 10):
+            with contextlib.suppress(HostFailure):
+                self._host.hypervisor.thaw(self._order.machine)
+
+    def _let_run(self) -> None:
+        """A libvirt that died in the middle may have left the machine paused."""
+        view = self._look()
+        if view is not None and view.power is Power.PAUSED and self._order.power is Power.RUNNING:
+            self._host.hypervisor.resume(self._order.machine)
+
+    def _is_frozen(self, view: View | None) -> bool:
+        sources = {disk.target: disk.source for disk in view.description.disks} if view else {}
+        return all(sources.get(disk.target) == self._overlay(disk) for disk in self._order.disks)
+
+    @property
+    def _overlays(self) -> dict[str, str]:
+        return {disk.target: self._overlay(disk) for disk in self._order.disks}
+
+    def _overlay(self, disk: OrderDisk) -> str:
+        return str(overlay_of(disk, self._order.timestamp))
+
+    @property
+    def _state(self) -> PurePosixPath:
+        return self._order.paths.retain / self._order.paths.state
+
+    def _look(self) -> View | None:
+        return self._host.hypervisor.look(self._order.machine)

@@ -1,0 +1,140 @@
+"""Copies images that lie frozen below a machine's overlays to their set's place. Called by merge.
+
+On the filesystem of the retain directory they go there (cloned, where it can), and retain renames them; to another they
+go straight to the backup directory, so that data is written once. A file bears its name there only once it is complete.
+What the machine writes meanwhile fills its overlay: that is watched, and ends the copying before it ends in a full
+disk.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+
+from nodeagent.host.cloning import clone_file
+from nodeagent.host.copying import Content, Pace, Stopped, copy_file, digest_file
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import Access, Folder, make_folder, open_folder
+from nodeagent.operations.making import read_making, write_making
+from nodeagent.operations.overlays import overlay_of
+from nodeagent.order import Order, OrderDisk
+from nodeagent.steps import NO_FACTS, Facts, Host, access
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
+
+_PRIVATE = Access(mode=0o600)
+_LOOK_SECONDS = 0.5
+_MIB = 1 << 20
+
+
+class FrozenCopies:
+    """The copies of one merge. Each verb may be repeated."""
+
+    def __init__(self, order: Order, host: Host) -> None:
+        self._order = order
+        self._host = host
+
+    def copy(self, disk: OrderDisk, _facts: Facts) -> Facts:
+        """One image to its place, and its digest noted."""
+        name = self._kept(disk)
+        with self._place() as place, open_folder(PurePosixPath(disk.path).parent, self._host.roots) as images:
+            if place.exists(name):
+                content = digest_file(place, name) if not self._is_noted(disk) else None
+            else:
+                self._refuse_unless_frozen(disk)
+                content = self._copied((images, PurePosixPath(disk.path).name), (place, name))
+        if content is not None:
+            self._note(disk, content)
+        return NO_FACTS
+
+    def remove(self, disk: OrderDisk, facts: Facts) -> Facts:
+        """Remove a copy, unless the images are written to again: then it is all there is of the instant."""
+        if not any(f"commit {other.target}_began" in facts for other in self._order.disks):
+            with self._place() as place:
+                place.remove(self._kept(disk))
+                place.sync()
+        return NO_FACTS
+
+    def _copied(self, source: tuple[Folder, str], target: tuple[Folder, str]) -> Content:
+        if self._order.route.clones:
+            clone_file(source, target, _PRIVATE)
+            return digest_file(*target, self._host.progress)
+        with self._watched() as pace:
+            return copy_file(source, target, _PRIVATE, self._host.progress, pace)
+
+    def _refuse_unless_frozen(self, disk: OrderDisk) -> None:
+        view = self._host.hypervisor.look(self._order.machine)
+        sources = {known.target: known.source for known in view.description.disks} if view else {}
+        if sources.get(disk.target) != str(overlay_of(disk, self._order.timestamp)):
+            raise Refused(
+                ReturnValue.CANNOT_MERGE,
+                f"{self._order.machine}: {disk.path} is written to again, its instant is gone; the set cannot be made, "
+                "back the machine up again",
+            )
+
+    # what the machine writes meanwhile
+
+    @contextmanager
+    def _watched(self) -> Iterator[Pace]:
+        """A pace that stops when the agent ends or the overlays have grown too much; HostFailure for the latter."""
+        over, stop = threading.Event(), threading.Event()
+        limit = self._limit()
+        watcher = threading.Thread(
+            target=self._watch, args=(limit, over, stop), name=f"overlay {self._order.machine}", daemon=True
+        )
+        watcher.start()
+        try:
+            yield Pace(self._order.bandwidth_copy * _MIB, stop)
+        except Stopped:
+            if over.is_set():
+                raise HostFailure(
+                    f"the machine wrote more than {limit // _MIB} MiB while its disks were copied (vmkeepOverlayLimit)"
+                ) from None
+            raise
+        finally:
+            stop.set()
+            watcher.join()
+
+    def _watch(self, limit: int, over: threading.Event, stop: threading.Event) -> None:
+        while not stop.wait(_LOOK_SECONDS):
+            if self._written() > limit:
+                over.set()
+            if over.is_set() or self._host.stop.is_set():
+                stop.set()
+
+    def _limit(self) -> int:
+        """As the plan says, else half of what is free beside the images."""
+        if self._order.overlay_limit:
+            return self._order.overlay_limit * _MIB
+        with open_folder(PurePosixPath(self._order.disks[0].path).parent, self._host.roots) as images:
+            return self._written() + images.free_bytes() // 2
+
+    def _written(self) -> int:
+        return sum(self._allocated(overlay_of(disk, self._order.timestamp)) for disk in self._order.disks)
+
+    def _allocated(self, overlay: PurePosixPath) -> int:
+        with open_folder(overlay.parent, self._host.roots) as images:
+            return images.allocated(overlay.name)
+
+    # the place
+
+    def _kept(self, disk: OrderDisk) -> str:
+        return self._order.paths.kept_name(disk.kept) if self._order.route.once else disk.kept
+
+    @contextmanager
+    def _place(self) -> Iterator[Folder]:
+        paths = self._order.paths
+        if self._order.route.once:
+            with make_folder(paths.backup, self._host.roots, access(self._order.directories)) as backup:
+                yield backup
+        else:
+            with open_folder(paths.retain, self._host.roots) as retain:
+                yield retain
+
+    def _is_noted(self, disk: OrderDisk) -> bool:
+        with open_folder(self._order.paths.retain, self._host.roots) as retain:
+            return read_making(retain).knows(disk.kept)
+
+    def _note(self, disk: OrderDisk, content: Content) -> None:
+        with open_folder(self._order.paths.retain, self._host.roots) as retain:
+            write_making(retain, read_making(retain).with_content(disk.kept, content))

@@ -1,0 +1,107 @@
+"""The overlays a machine writes to while its images lie frozen: their names, and how they are written back.
+
+An overlay lies beside its image as `.<image>.<timestamp>`. Written back means: live and persistent description name the
+image again, which is whole. Success is what libvirt and the header say, never a job's end. Called by snapshot, merge
+and leftovers.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+from nodeagent.host.description import describe, with_sources
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import open_folder
+from nodeagent.host.hypervisor import Job, View
+from nodeagent.order import Order, OrderDisk
+from nodeagent.steps import Host
+from vmkeep.contract.errors import TryLater
+
+_ROUNDS = 5  # a machine may be switched on or off between looking and acting, but not forever
+_OVERLAY = re.compile(r"\.(.+)\.\d{8}T\d{6}Z")
+
+
+def overlay_name(image: str, timestamp: str) -> str:
+    """The overlay's file name, beside its image."""
+    return f".{image}.{timestamp}"
+
+
+def overlay_of(disk: OrderDisk, timestamp: str) -> PurePosixPath:
+    """Where one backup's overlay of a disk lies."""
+    path = PurePosixPath(disk.path)
+    return path.parent / overlay_name(path.name, timestamp)
+
+
+def image_below(source: str) -> str:
+    """The image that a disk's live file is an overlay of, by our naming; the file itself where it is none."""
+    path = PurePosixPath(source)
+    found = _OVERLAY.fullmatch(path.name)
+    return str(path.parent / found.group(1)) if found else source
+
+
+def silent(_job: Job) -> None:
+    """For callers that show nothing."""
+
+
+def write_back(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Job], None] = silent) -> None:
+    """Return when the machine's disk is its own image again and no overlay of ours lies beside it."""
+    last = "it was switched on and off too often"
+    for _ in range(_ROUNDS):
+        view = host.hypervisor.look(order.machine)
+        overlay = _overlay_in_use(view, disk)
+        if overlay is None:
+            _remove_overlays(host, disk)
+            return
+        assert view is not None
+        try:
+            if view.is_active:
+                _commit(host, order, disk, progress)
+            else:
+                _commit_offline(host, order, disk, overlay)
+        except HostFailure as why:
+            last = str(why)
+    raise HostFailure(f"{disk.target} still writes to an overlay of {disk.path}: {last}")
+
+
+def _overlay_in_use(view: View | None, disk: OrderDisk) -> PurePosixPath | None:
+    """The overlay that the machine has, or would be started on."""
+    sources = {known.target: known.source for known in view.description.disks} if view else {}
+    source = sources.get(disk.target) or disk.path
+    return PurePosixPath(source) if source != disk.path and image_below(source) == disk.path else None
+
+
+def _commit(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Job], None]) -> None:
+    """Join the commit that is at work, or start one; pivot when it is ready."""
+    job = host.hypervisor.job(order.machine, disk.target)
+    if job is not None and not job.is_commit:
+        raise TryLater(f"{order.machine}: somebody else's block job is at work on {disk.target}")
+    if job is None:
+        host.hypervisor.commit(order.machine, disk.target, disk.path, order.bandwidth)
+    if host.hypervisor.wait_until_ready(order.machine, disk.target, progress):
+        host.hypervisor.pivot(order.machine, disk.target)
+
+
+def _commit_offline(host: Host, order: Order, disk: OrderDisk, overlay: PurePosixPath) -> None:
+    backing = host.header(overlay).backing_file
+    if backing != disk.path:
+        raise HostFailure(f"the overlay {overlay} lies over {backing}, not over {disk.path}; somebody else changed it")
+    host.images.commit(overlay)
+    definition = host.hypervisor.definition(order.machine)
+    sources = {known.target: known.source for known in describe(definition).disks} if definition else {}
+    if sources.get(disk.target) == str(overlay):
+        host.hypervisor.define(with_sources(definition, {disk.target: disk.path}))
+
+
+def _remove_overlays(host: Host, disk: OrderDisk) -> None:
+    """What lies beside the image and is in use no more: its content is in the image."""
+    path = PurePosixPath(disk.path)
+    with open_folder(path.parent, host.roots) as images:
+        left = [
+            name
+            for name in images.names()
+            if image_below(str(path.parent / name)) == disk.path != f"{path.parent}/{name}"
+        ]
+        for name in left:
+            images.remove(name)
+        if left:
+            images.sync()
