@@ -6,9 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
 from nodeagent.host.errors import HostFailure
-from nodeagent.journal import Journals
+from nodeagent.journal import Journals, Outcome
 from nodeagent.operations.aside import note_restored
 from nodeagent.operations.cleaning import clean_up
 from nodeagent.operations.deletion import delete
@@ -17,6 +18,7 @@ from nodeagent.operations.restore import restore
 from nodeagent.operations.restore_survey import _refuse_kept
 from nodeagent.runner import Patience, Runner
 from nodeagent.steps import Facts
+from nodeagent.work import _wait_for_others, clean_up_after_restore
 from tests.pure.restored_world import LEAF, MACHINE, Killed, Scene, World, counted, made, old
 from tests.pure.test_restore_steps import run_killed
 from vmkeep.contract.errors import Refused, TryLater
@@ -241,3 +243,42 @@ def _journal(journals: Journals) -> Any:
     journal = journals.find(MACHINE, LEAF, Mode.RESTORING)
     assert journal is not None
     return journal
+
+
+def workshop(world: World) -> Any:
+    return SimpleNamespace(
+        journals=Journals(world.folder / "journal"),
+        locks=world.folder / "locks",
+        catalogue=SimpleNamespace(leaf=lambda _dn: None),
+        host=world.host,
+        log=structlog.wrap_logger(None, processors=[_drop]),
+    )
+
+
+def _drop(_logger: object, _name: str, _event: object) -> Any:
+    raise structlog.DropEvent
+
+
+def test_no_work_begins_on_a_machine_while_other_work_on_it_is_half_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot that was put off with the machine down would bring its memory back over restored disks."""
+    with made(RUNS) as world:
+        shop = workshop(world)
+        leaf = Leaf(dn="ou=x", machine=MACHINE, timestamp="20270101T000000Z", raw_mode="restoring", state="0")
+        journal = shop.journals.create(world.order.model_copy(update={"mode": Mode.SNAPSHOTTING}))
+        with pytest.raises(TryLater, match=f"still at snapshotting of {LEAF}"):
+            _wait_for_others(shop, leaf)
+        _wait_for_others(shop, replace(leaf, machine="other"))
+        journal.result(Outcome(0, ""))
+        _wait_for_others(shop, leaf)
+
+
+def test_what_cannot_be_cleared_is_come_back_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    with made(RUNS) as world:
+        restored(world, monkeypatch)
+        (world.retain / "somebody's own").mkdir()
+        shop = workshop(world)
+        with pytest.raises(TryLater, match="cannot be cleared"):
+            clean_up_after_restore(shop, world.order, keep_old=False)
+        (world.retain / "somebody's own").rmdir()
+        assert clean_up_after_restore(shop, world.order, keep_old=False)
+        assert files_below(world.folder / "retain") == []
