@@ -167,7 +167,9 @@ class _Rules:
             f"{leaf.machine}: no agent took the {what} up within {int(self._bounds.take_up.total_seconds())} s; "
             f"{comfort}is the agent of its node running, and does sstNode name that node?"
         )
-        return Action(leaf, Mode.FINISHED, to_timestamp(self._now), code, message)
+        # With what is left on the leaf the message would go again.
+        removed = RESTORES_OWN if has_leftovers(leaf) else ()
+        return Action(leaf, Mode.FINISHED, to_timestamp(self._now), code, message, removed=removed)
 
     def _is_known_when_asked(self, leaf: Leaf) -> bool:
         # A backup is asked for when it is planned; a restore of it perhaps years later.
@@ -198,8 +200,10 @@ class _Rules:
         """A leaf that somebody backed out of a restore is the backup it was."""
         if leaf.wishes.original:
             return _removal_under_another_name(leaf)
-        removed = RESTORES_OWN if has_leftovers(leaf) else ()
-        return Action(leaf, Mode.FINISHED, _end_of(leaf, self._now), leaf.return_value, removed=removed, said="tidied")
+        left = has_leftovers(leaf)
+        message = "" if left and leaf.is_good_backup else None  # it told of the restore
+        state, removed = _end_of(leaf, self._now), RESTORES_OWN if left else ()
+        return Action(leaf, Mode.FINISHED, state, leaf.return_value, message, removed=removed, said="tidied")
 
     def _try_again(self, leaf: Leaf) -> Action | datetime | None:
         if leaf.mode is None:

@@ -79,12 +79,13 @@ def _given_up(catalogue: Catalogue, leaf: Leaf, why: Refused, now: datetime) -> 
     if fresh is None:
         return None
     removed: tuple[Attribute, ...] = (Attribute.ENTRY_BEFORE,)
-    message = f"{why.sentence}; {_HOW_TO_GO_ON}"
+    named = why.sentence.removeprefix(f"{leaf.machine}: ")  # the directory's own refusals name entries alone
+    message = f"{leaf.machine}: {named}; {_HOW_TO_GO_ON}"
     try:
         _restore_before(catalogue, fresh)
     except Refused as second:
         removed = ()
-        message = f"{why.sentence}; and {_NOT_PUT_BACK}: {second.sentence}"
+        message = f"{leaf.machine}: {named}; and {_NOT_PUT_BACK}: {second.sentence}"
     code = ReturnValue.CANNOT_SAVE_BACKEND_ENTRY
     return Action(fresh, Mode.UNRETAINED_LARGE_FILES, to_timestamp(now), code, message, removed=removed)
 
@@ -98,7 +99,8 @@ def _put_back(catalogue: Catalogue, decided: Leaf, now: datetime) -> Action | No
     state = to_timestamp(now) if is_end and not is_timestamp(leaf.state) else leaf.state
     said = "the machine's entry is as it was before the restore"
     removed = RESTORES_OWN if is_end else ENTRIES
-    return Action(leaf, leaf.mode, state, leaf.return_value, removed=removed, said=said)
+    message = "" if leaf.is_good_backup else None  # it told of the restore
+    return Action(leaf, leaf.mode, state, leaf.return_value, message, removed=removed, said=said)
 
 
 def _restore_before(catalogue: Catalogue, leaf: Leaf) -> None:

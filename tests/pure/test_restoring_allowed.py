@@ -206,11 +206,12 @@ def _entries(path: str = "/images/m.qcow2", **more: tuple[str, ...]) -> list[Ent
     return [Entry("sstDisk=vda", {"objectClass": classes, "sstDisk": ("vda",), "sstSourceFile": (path,), **more})]
 
 
+FILES = "m.xml.20260101T000000Z", "m.ldif.20260101T000000Z"
 MEDIUM = "<disk type='file' device='cdrom'><target dev='sda'/><readonly/></disk>"
 
 
 def test_files_that_agree_pass() -> None:
-    check_edited(description(DISK + MEDIUM), _entries(), "m", UUID.upper())
+    check_edited(description(DISK + MEDIUM), _entries(), "m", UUID.upper(), FILES)
 
 
 @pytest.mark.parametrize(
@@ -229,5 +230,6 @@ def test_files_that_agree_pass() -> None:
 )
 def test_files_that_do_not_fit_are_refused(xml: str, entries: list[Entry], machine: str, code: ReturnValue) -> None:
     with pytest.raises(Refused, match=rf"^{machine}: ") as refusal:
-        check_edited(xml, entries, machine, UUID)
+        check_edited(xml, entries, machine, UUID, FILES)
     assert refusal.value.code == code
+    assert "m.xml.20260101T000000Z" in refusal.value.sentence

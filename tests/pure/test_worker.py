@@ -243,6 +243,20 @@ def test_work_that_was_left_behind_shows_its_progress(shop: Workshop, gate: Gate
     turn_until(agent, "the progress to be noted", lambda: percent() == 50)
 
 
+def test_a_claim_takes_the_progress_of_the_step_before_away(shop: Workshop, gate: Gate) -> None:
+    leaf = add_leaf(shop, "snapshot")
+    figures = (Attribute.BYTES_DONE, Attribute.BYTES_TOTAL, Attribute.PERCENT)
+    changes = {Attribute.STATE: ("0",), "objectClass": (ObjectClass.PROVISIONING, ObjectClass.LEAF)}
+    shop.catalogue.store.replace(leaf.dn, changes | dict.fromkeys(figures, ("100",)))
+    before = shop.catalogue.leaf(DN)
+    assert before is not None and before.percent == 100
+    Agent(shop, "n1", LimitSettings(), 1.0, lambda: None).cycle()
+    after = shop.catalogue.leaf(DN)
+    assert after is not None
+    assert (after.bytes_done, after.bytes_total, after.percent) == (None, None, None)
+    assert after.raw_mode == "snapshotting"
+
+
 @pytest.mark.parametrize(("day", "is_taken_up"), [("20260101", True), ("20260102", False)])
 def test_a_day_has_come_by_the_nodes_clock(
     shop: Workshop, gate: Gate, tmp_path: Path, day: str, is_taken_up: bool

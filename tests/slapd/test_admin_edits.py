@@ -222,6 +222,17 @@ def test_what_was_kept_is_dropped_and_nothing_else(office: Office) -> None:
     assert office.leaf().wishes == Wishes(disks=("vdb",))
 
 
+@pytest.mark.parametrize("edit", ["back-out", "back-out-after-failure", "drop-old"])
+def test_an_edit_that_ends_something_takes_its_message_away(office: Office, edit: str) -> None:
+    office.put_leaf(MOVES.get(edit, (Mode.FINISHED,))[0], FAILED.get(edit, 0))
+    assert office.controller.note(office.leaf(), {Attribute.MESSAGE: ["nothing differs"]}) is Claim.WON
+
+    office.apply(edit)
+
+    assert office.leaf().is_good_backup
+    assert office.leaf().message == ""
+
+
 def test_a_restore_finished_by_hand_leaves_nothing_on_the_leaf_but_what_is_kept(office: Office) -> None:
     office.put_leaf(Mode.RESTORED)
     for edit in ("restore-without-state", "restore-one-disk", "keep-old"):

@@ -33,6 +33,7 @@ def test_a_new_machine_is_made_beside_the_old_one(cluster: ClusterOfPeers, machi
     assert ended.code == 0, ended
     assert f"{new}: restored as it was at {NEW}" in ended.out
     assert "going on" not in ended.out
+    assert "nothing differs" not in ended.out
     made = cluster.slapd.search(cluster.tree.machine(new), scope="base")[0]
     assert (made["sstVirtualMachine"], made["sstDisplayName"]) == ([new], [new])
     differ = {name for name in original.keys() | made.keys() if original.get(name) != made.get(name)}
@@ -98,6 +99,16 @@ def test_abort_keeps_an_entry_that_holds_more_than_a_restore_made(cluster: Clust
     assert ended.code == 0, ended
     assert f"{new}: the leaf {NEW} is removed; its entry stays" in ended.out
     assert exists(cluster, dn)
+
+
+def test_the_controllers_login_is_told_to_be_the_admin(cluster: ClusterOfPeers, machine: str) -> None:
+    new = f"{machine}-copy"
+    before = cluster.context_csn()
+    as_controller = ("--settings", str(cluster.settings_file("controller")))
+    ended = cluster.run(*as_controller, "restore", machine, "--as", new, "--yes", program="vmkeep")
+    assert (ended.code, cluster.context_csn()) == (1, before), ended
+    assert f"vmkeep: {new}: the directory " in ended.err
+    assert "log in as the admin (bind_dn and password_file below [directory]" in ended.err
 
 
 def test_a_name_that_is_taken_is_refused_and_nothing_is_written(cluster: ClusterOfPeers, machine: str) -> None:

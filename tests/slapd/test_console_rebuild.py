@@ -72,7 +72,7 @@ def test_a_machine_that_is_gone_comes_back_whole_with_its_leaves(
     remove(cluster, cluster.tree.machine(machine))
     ended = rebuild(cluster, tmp_path)
     assert ended.code == 0, ended
-    assert "2 sets of 1 machines: 4 entries, 0 ou=backup, 2 leaves written" in ended.out
+    assert "2 sets of 1 machines: 3 entries, 1 ou=backup, 2 leaves written" in ended.out
     after = entries(cluster, machine)
     assert {dn: after[dn] for dn in before} == before
     for timestamp, folder in ((OLD, old), (NEW, new)):
@@ -104,7 +104,7 @@ def test_a_rehearsal_says_what_would_be_written_and_writes_nothing(
     ended = rebuild(cluster, tmp_path, "--dry-run")
     assert (ended.code, cluster.context_csn()) == (0, before), ended
     assert f"{machine}: would add {cluster.tree.leaf(machine, NEW)}" in ended.out
-    assert "4 entries, 0 ou=backup, 1 leaves would be written" in ended.out
+    assert "3 entries, 1 ou=backup, 1 leaves would be written" in ended.out
 
 
 def test_what_is_there_stays_as_it_is(cluster: ClusterOfPeers, machine: str, tmp_path: Path) -> None:
@@ -152,6 +152,17 @@ def test_one_machine_that_is_refused_does_not_stop_the_others(
     assert "a-bad-one: its entry is gone and no set holds one that may be written back" in ended.err
     assert not exists(cluster, cluster.tree.machine("a-bad-one"))
     assert exists(cluster, cluster.tree.leaf(machine, NEW))
+
+
+def test_the_controllers_login_is_told_to_be_the_admin(cluster: ClusterOfPeers, machine: str, tmp_path: Path) -> None:
+    make_set(tmp_path, machine, NEW, saved(cluster, machine))
+    remove(cluster, cluster.tree.machine(machine))
+    as_controller = ("--settings", str(cluster.settings_file("controller")))
+    ended = cluster.run(*as_controller, "rebuild-catalogue", str(tmp_path), program="vmkeep")
+    assert ended.code == 3, ended
+    assert f"{machine}: the directory " in ended.err
+    assert "log in as the admin (bind_dn and password_file below [directory]" in ended.err
+    assert not exists(cluster, cluster.tree.machine(machine))
 
 
 def test_one_machine_alone_is_rebuilt_when_it_is_named(cluster: ClusterOfPeers, machine: str, tmp_path: Path) -> None:

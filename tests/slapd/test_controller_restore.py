@@ -180,7 +180,9 @@ def test_an_entry_that_reaches_outside_the_machine_ends_in_29_with_nothing_chang
         go_on_from_small_files(cluster)
         cluster.wait_for("it is refused", lambda: mode(cluster) == ("unretainedLargeFiles", "29"))
 
-    assert "does not belong to the machine" in leaf(cluster)["vmkeepMessage"][0]
+    [message] = leaf(cluster)["vmkeepMessage"]
+    assert message.startswith(f"{MACHINE}: the LDIF's entry")
+    assert "does not belong to the machine" in message
     assert "vmkeepEntryBefore" not in leaf(cluster)
     assert without(entries(cluster, "*", "+"), cluster, machine=False) == before
 
@@ -195,6 +197,7 @@ def test_an_entry_the_directory_refuses_halfway_is_put_back_and_can_be_mended(cl
         cluster.wait_for("it is refused", lambda: mode(cluster) == ("unretainedLargeFiles", "29"))
         assert without(entries(cluster), cluster, machine=False) == before
         assert "vmkeepEntryBefore" not in leaf(cluster)
+        assert leaf(cluster)["vmkeepMessage"][0].startswith(f"{MACHINE}: the directory ")
 
         play.saved[MACHINE] = saved(cluster)  # mended
         edit(cluster, "restore-large-files-again", of="unretainedLargeFiles")
@@ -215,6 +218,16 @@ def test_backing_out_after_a_look_leaves_the_leaf_as_it_was(cluster: ClusterOfPe
     after = leaf(cluster)
     moved = {"sstProvisioningState", "sstProvisioningExecutionTime"}
     assert {name for name in {*before, *after} if before.get(name) != after.get(name)} <= moved
+
+
+def test_what_the_restore_said_goes_when_somebody_backs_out_in_another_way(cluster: ClusterOfPeers) -> None:
+    before = leaf(cluster)
+    said = {"vmkeepMessage": "nothing differs; to change what comes back, edit it", "vmkeepConflicts": "[]"}
+    with serving(cluster):
+        cluster.set(cluster.tree.leaf(MACHINE, TIMESTAMP), **said)
+        cluster.wait_for("the leaf is tidy", lambda: not LEFT & leaf(cluster).keys())
+
+    assert leaf(cluster) == before
 
 
 def test_a_restore_no_agent_takes_up_is_taken_back(cluster: ClusterOfPeers) -> None:
