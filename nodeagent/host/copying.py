@@ -18,6 +18,7 @@ from blake3 import blake3
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder
 from nodeagent.host.priority import idle_disk_access
+from nodeagent.host.trail import Trail
 from vmkeep.contract.errors import TryLater
 
 _BLOCK = 1 << 20
@@ -73,7 +74,9 @@ def copy_file(
     (from_folder, from_name), (to_folder, to_name) = source, target
     with _first_come(pace), from_folder.opened(from_name) as reading, to_folder.making(to_name) as writing:
         access.apply(writing)
-        return _copy(reading, writing, progress, _Brake(pace))
+        content = _copy(reading, writing, progress, _Brake(pace))
+        os.posix_fadvise(reading, 0, 0, os.POSIX_FADV_DONTNEED)
+        return content
 
 
 def digest_file(
@@ -124,13 +127,14 @@ class _Brake:
 def _copy(reading: int, writing: int, progress: Progress, brake: _Brake) -> Content:
     size = os.fstat(reading).st_size
     os.ftruncate(writing, size)
+    trail = Trail(reading, writing)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="digest") as thread:
         digest = _DigestBeside(thread)
         for at, length, is_data in _blocks(reading, size, brake.block):
             if is_data:
-                piece = _read(reading, digest.buffer()[:length], at)
-                digest.add(piece)
+                piece = digest.add(_read(reading, digest.buffer()[:length], at))
                 _write(writing, piece, at)
+                trail.reached(at + length)
                 brake.moved(length)
             else:
                 digest.add_zeros(length)
@@ -149,20 +153,19 @@ class _DigestBeside:
         self._reading: list[Future[object]] = []
 
     def buffer(self) -> memoryview:
-        """The next one that is read no more."""
-        if len(self._reading) == len(self._buffers):
-            self._reading.pop(0).result()
+        """One that is read no more."""
+        self._wait_for_one()
         self._buffers.append(self._buffers.pop(0))
         return self._buffers[-1]
 
-    def add(self, piece: memoryview) -> None:
+    def add(self, piece: memoryview) -> memoryview:
         """Data, in the buffer given last."""
         self._reading.append(self._thread.submit(self._digest.update, piece))
+        return piece
 
     def add_zeros(self, length: int) -> None:
         """So much of a hole."""
-        if len(self._reading) == len(self._buffers):
-            self._reading.pop(0).result()
+        self._wait_for_one()
         self.add(_ZEROS[:length])
 
     def result(self) -> str:
@@ -170,6 +173,10 @@ class _DigestBeside:
         for block in self._reading:
             block.result()
         return _named(self._digest.hexdigest())
+
+    def _wait_for_one(self) -> None:
+        if len(self._reading) == len(self._buffers):
+            self._reading.pop(0).result()
 
 
 def _read(reading: int, buffer: memoryview, at: int) -> memoryview:
@@ -195,11 +202,15 @@ def _digest(reading: int, progress: Progress, brake: _Brake, given_up: threading
     for at, length, is_data in _blocks(reading, size, brake.block):
         if given_up is not None and given_up.is_set():
             break
-        digest.update(_read(reading, buffer[:length], at) if is_data else _ZEROS[:length])
         if is_data:
+            digest.update(_read(reading, buffer[:length], at))
             brake.moved(length)
-        brake.look()
+        else:
+            digest.update(_ZEROS[:length])
+            brake.look()
         progress(length)
+    if given_up is None:
+        os.posix_fadvise(reading, 0, 0, os.POSIX_FADV_DONTNEED)
     return Content(_unchanged(reading, size), _named(digest.hexdigest()))
 
 
