@@ -54,7 +54,7 @@ class Lab:
         self.nodes = {name: Node(name, self.folder / "nodes" / name, self.options.node) for name in names}
         self.machines: dict[str, Machine] = {}
         self._record = record.Record(self.folder)
-        self._image: guest_image.GuestImage | None = None
+        self._images: dict[bool, guest_image.GuestImage] = {}
 
     def __enter__(self) -> Self:
         self.up()
@@ -271,7 +271,8 @@ class Lab:
             raise LabError(f"the lab has a machine {machine.name} already")
         create_images(machine)
         self.machines[machine.name] = machine
-        place.connection().defineXML(domain_xml(machine, self._guest_image() if spec.kind == "linux" else None))
+        image = self._guest_image(agent=spec.agent) if spec.kind == "linux" else None
+        place.connection().defineXML(domain_xml(machine, image))
         self.directory.add(tree.machine_entries(self.tree, machine))
         return machine
 
@@ -287,15 +288,15 @@ class Lab:
         if machine.spec.state == "paused":
             self.domain(machine.name).suspend()
 
-    def _guest_image(self) -> guest_image.GuestImage:
+    def _guest_image(self, *, agent: bool) -> guest_image.GuestImage:
         """Kernel and initramfs, copied into the lab: running machines must not depend on the cache."""
-        if self._image is None:
-            built = guest_image.build()
+        if agent not in self._images:
+            built = guest_image.build(agent=agent)
             boot = self.folder / "boot"
-            boot.mkdir()
+            boot.mkdir(exist_ok=True)
             kernel, initramfs = (Path(shutil.copy(path, boot / path.name)) for path in (built.kernel, built.initramfs))
-            self._image = guest_image.GuestImage(kernel, initramfs)
-        return self._image
+            self._images[agent] = guest_image.GuestImage(kernel, initramfs)
+        return self._images[agent]
 
     def _serve(self, name: str, command: list[str | Path], log: Path) -> Process:
         running = self._record.processes.get(name)

@@ -44,15 +44,19 @@ class Filesystem:
         return int(fields[_SECTORS_WRITTEN]) * _SECTOR
 
 
+def mount_in_file(folder: Path, mib: int, kind: str) -> None:
+    """Mount an empty filesystem on a folder; its device goes with the mount, its file `folder`.`kind` stays."""
+    file = _made_file(folder, mib, kind)
+    programs.run(["mount", "-t", kind, "-o", "loop,noatime", file, folder])
+
+
 @contextmanager
 def own_filesystem(folder: Path, mib: int, kind: str = "ext4") -> Iterator[Filesystem]:
     """An empty filesystem of `mib` MiB at `folder`; device, mount and file are gone afterwards, whatever happened."""
-    file = folder.with_suffix(f".{kind}")
+    file = _file_of(folder, kind)
     folder.mkdir()
     try:
-        with file.open("wb") as out:
-            out.truncate(mib << 20)
-        programs.run([f"mkfs.{kind}", *_MAKING[kind], file], limit=120)
+        _made_file(folder, mib, kind)
         device = programs.run(["losetup", "--find", "--show", "--direct-io=on", file]).strip()
         programs.run(["mount", "-t", kind, "-o", "noatime", device, folder])
         yield Filesystem(folder, device)
@@ -61,6 +65,19 @@ def own_filesystem(folder: Path, mib: int, kind: str = "ext4") -> Iterator[Files
         _detach(file)
         file.unlink(missing_ok=True)
         folder.rmdir()
+
+
+def _file_of(folder: Path, kind: str) -> Path:
+    # Added, not put in the place of a suffix: folders have names of nodes, with dots.
+    return folder.with_name(f"{folder.name}.{kind}")
+
+
+def _made_file(folder: Path, mib: int, kind: str) -> Path:
+    file = _file_of(folder, kind)
+    with file.open("wb") as out:
+        out.truncate(mib << 20)
+    programs.run([f"mkfs.{kind}", *_MAKING[kind], file], limit=120)
+    return file
 
 
 def _detach(file: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import libvirt
 
-from lab import mounts, sockets
+from lab import filesystems, mounts, sockets
 from lab.errors import LabError
 from lab.processes import Process, identify, seeing, start, stop
 from lab.waiting import until
@@ -34,10 +34,16 @@ libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """`ram_disks`: folders of the node that are RAM disks, and their MiB; `backup` lies elsewhere when given."""
+    """`ram_disks`: folders of the node that are RAM disks, and their MiB; `backup` lies elsewhere when given.
+
+    `filesystem`: all folders of the node lie on a filesystem of their own, of this kind and with `filesystem_mib`; the
+    file behind it is sparse.
+    """
 
     ram_disks: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({"ram": 512}))
     backup: Path | None = None
+    filesystem: str | None = None
+    filesystem_mib: int = 4096
 
 
 class Node:
@@ -101,6 +107,10 @@ class Node:
 
     def create(self) -> None:
         """Make the folders, mount the RAM disks, write the daemon's configuration."""
+        self.folder.mkdir(parents=True)
+        if self.options.filesystem:
+            # Before the daemon's namespace is made: it sees later mounts only where they reach it.
+            filesystems.mount_in_file(self.folder, self.options.filesystem_mib, self.options.filesystem)
         for name in (*_FOLDERS, "lib/qemu/nvram"):
             (self.folder / name).mkdir(parents=True)
         self.backup.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ Guest clocks stand still while a machine is saved; how long a machine was away i
 
 import itertools
 import re
+import struct
 import tempfile
 import threading
 import time
@@ -12,19 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import programs
+from lab.errors import LabError
+from lab.machines import PARTITION_START
 
 SECTOR = 512
 RING_SECTORS = 4096
-_COUNT = re.compile(r"T (\d+) (\d+) (\d+)$")
+_EXT4_MAGIC, _EXT4_RECOVER = 0xEF53, 0x4
+# The time that the synced writes took stands only in the printed line: it is not known before they are done.
+_COUNT = re.compile(r"T (\d+) (\d+) (\d+)(?: (\d+))?$")
+_FILE_WRITE = re.compile(r"W (\d+) (\d+)$")
 
 
 @dataclass(frozen=True)
 class Count:
-    """One count: number, and the guest's monotonic and real-time clocks in ns."""
+    """One count: number, the guest's monotonic and real-time clocks in ns, and the ns its slowest synced write took."""
 
     seq: int
     monotonic: int
     realtime: int
+    taken: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def read_serial(path: Path) -> SerialLog:
     """Read a serial log; a line that is not finished yet is left out."""
     text = path.read_text(errors="replace") if path.exists() else ""
     lines = [line.rstrip("\r") for line in text[: text.rfind("\n") + 1].split("\n")]
-    counts = [Count(*map(int, found.groups())) for line in lines if (found := _COUNT.match(line))]
+    counts = [Count(*map(int, found.groups("0"))) for line in lines if (found := _COUNT.match(line))]
     checks = [line for line in lines if line.startswith(("V ", "P "))]
     complaints = [line for line in checks if " BAD" in line]
     return SerialLog(tuple(counts), tuple(" BAD" not in line for line in checks), tuple(complaints))
@@ -70,6 +77,25 @@ def last_count(path: Path) -> int:
     return found[-1] if found else 0
 
 
+def write_latencies(path: Path, first: int = 0, last: int | None = None) -> dict[int, float]:
+    """Count → seconds that its synced write took by the guest's own clock, for the counts from `first` to `last`.
+
+    The guest's clock stands still with the guest: what it did not live through is not in here.
+    """
+    counts = read_serial(path).counts
+    return {each.seq: each.taken / 1e9 for each in counts if first <= each.seq and (last is None or each.seq <= last)}
+
+
+def newest_file_write(path: Path) -> int:
+    """The number of the newest synced write to the guest's filesystem since it booted last; 0 where there is none.
+
+    It stands still while the filesystem is frozen. Only guests with an agent have one.
+    """
+    text = path.read_text(errors="replace") if path.exists() else ""
+    lines = (line.rstrip("\r") for line in reversed(text[: text.rfind("\n") + 1].split("\n")))
+    return next((int(found.group(1)) for line in lines if (found := _FILE_WRITE.match(line))), 0)
+
+
 def newest_on_disk(image: Path, form: str = "qcow2") -> int:
     """The newest count in the ring of an image and its chain; 0 where there is none. A running machine's disk too."""
     ring = _first_bytes(image, form, SECTOR * RING_SECTORS)
@@ -77,9 +103,19 @@ def newest_on_disk(image: Path, form: str = "qcow2") -> int:
     return max((int(found.group(1)) for text in sectors if (found := _COUNT.match(text))), default=0)
 
 
+def needs_recovery(image: Path, form: str = "qcow2") -> bool:
+    """Whether the ext4 of a guest with an agent lies on an image as it does after a crash: in use, not frozen."""
+    start = PARTITION_START << 20
+    superblock = _first_bytes(image, form, start + 65536)[start + 1024 : start + 2048]
+    magic, features = struct.unpack_from("<H", superblock, 0x38)[0], struct.unpack_from("<I", superblock, 0x60)[0]
+    if magic != _EXT4_MAGIC:
+        raise LabError(f"{image} has no ext4 at {start}: its machine has no guest agent, or the data is lost")
+    return bool(features & _EXT4_RECOVER)
+
+
 def _first_bytes(image: Path, form: str, size: int) -> bytes:
     with tempfile.TemporaryDirectory(prefix="vmkeep-lab-") as folder:
-        out = Path(folder) / "ring"
+        out = Path(folder) / "first"
         arguments = ["qemu-img", "dd", "-U", "-f", form, "-O", "raw", "bs=65536", f"count={size // 65536}"]
         programs.run([*arguments, f"if={image}", f"of={out}"])
         return out.read_bytes()

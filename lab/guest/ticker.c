@@ -1,12 +1,15 @@
 /* The guest's only program: counts, and proves that its disks are the disks it had.
  *
  *   ticker PERIOD_US SEED FILL_MIB DISK...
+ *   ticker file PERIOD_US FILE
  *
- * Every period one count: the record "T <seq> <monotonic ns> <realtime ns>" goes to sector (seq mod 4096) of every disk in
- * turn, O_DIRECT and synced, and then as a line to standard output. So a line that was printed is on every disk.
+ * Every period one count: the record "T <seq> <monotonic ns> <realtime ns>" goes to sector 1 + (seq mod 4095) of every disk
+ * in turn, O_DIRECT and synced, and then as a line to standard output, with the time that the slowest of these writes took:
+ * "T <seq> <monotonic ns> <realtime ns> <ns>". So a line that was printed is on every disk. Sector 0 may hold partitions.
  * At 2..6 MiB every disk holds a pattern made from SEED; every 50 counts one part of it is read back from every disk:
  * "V <seq> ok" or "V <seq> BAD <disk> <offset>". At start a disk that holds a pattern is checked as a whole, a blank one is written:
  * "P <disk> ok|written|BAD <offset>", and the count goes on from the newest record on any disk: "B <seq>".
+ * The second form appends to a file of a filesystem, synced, every ten periods: "W <number> <ns it took>".
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -135,22 +138,46 @@ static void fill_memory(long mib) {
 
 static void count(unsigned long seq) {
     char line[96];
+    long long slowest = 0;
     int length = snprintf(line, sizeof line, "T %lu %lld %lld\n", seq, nanoseconds(CLOCK_MONOTONIC), nanoseconds(CLOCK_REALTIME));
     memset(sector, 0, SECTOR);
     memcpy(sector, line, length);
-    for (int disk = 0; disk < disk_count; disk++)
-        if (pwrite(descriptors[disk], sector, SECTOR, (off_t)(seq % RING_SECTORS) * SECTOR) != SECTOR) perror("record");
-    fputs(line, stdout);
+    for (int disk = 0; disk < disk_count; disk++) {
+        long long begun = nanoseconds(CLOCK_MONOTONIC);
+        off_t at = (off_t)(1 + seq % (RING_SECTORS - 1)) * SECTOR;
+        if (pwrite(descriptors[disk], sector, SECTOR, at) != SECTOR) perror("record");
+        long long taken = nanoseconds(CLOCK_MONOTONIC) - begun;
+        if (taken > slowest) slowest = taken;
+    }
+    printf("%.*s %lld\n", length - 1, line, slowest);
+}
+
+/* What a filesystem in use looks like: a journal with something in it, and a writer that stops while it is frozen. */
+static int write_file(long period, const char *path) {
+    int file = open(path, O_WRONLY | O_CREAT, 0644);
+    if (file < 0) {
+        perror(path);
+        return 1;
+    }
+    for (unsigned long number = 1;; number++) {
+        char line[64];
+        int length = snprintf(line, sizeof line, "W %lu\n", number);
+        long long begun = nanoseconds(CLOCK_MONOTONIC);
+        if (pwrite(file, line, length, (off_t)(number % RING_SECTORS) * SECTOR) != length || fsync(file)) perror(path);
+        printf("W %lu %lld\n", number, nanoseconds(CLOCK_MONOTONIC) - begun);
+        usleep(10 * period);
+    }
 }
 
 int main(int argc, char **argv) {
+    setvbuf(stdout, 0, _IOLBF, 256);
+    if (argc == 4 && !strcmp(argv[1], "file")) return write_file(atol(argv[2]), argv[3]);
     if (argc < 4 || argc - 4 > MAX_DISKS) return 2;
     long period = atol(argv[1]) * 1000L;
     seed = strtoull(argv[2], 0, 10);
     disk_names = argv + 4;
     disk_count = argc - 4;
     sector = aligned(4096), part = aligned(PART), expected = aligned(PART);
-    setvbuf(stdout, 0, _IOLBF, 256);
     for (int disk = 0; disk < disk_count; disk++) {
         char path[64];
         snprintf(path, sizeof path, "/dev/%s", disk_names[disk]);

@@ -6,17 +6,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import libvirt
 import pytest
 
-from lab import mounts, ticks
+from lab import guest_agent, mounts, programs, ticks
 from lab.cluster import Lab, LabOptions, take_down
 from lab.errors import LabError
+from lab.filesystems import is_known
 from lab.hypervisor import NodeOptions
-from lab.machines import MachineSpec
+from lab.machines import Machine, MachineSpec
 from lab.processes import all_pids, stop
 from lab.slapd import Slapd, SlapdOptions
 from lab.waiting import until
+from tests.conftest import require
 
 ClusterFactory = Callable[..., Lab]
 BIOS = MachineSpec(kind="bios")
@@ -29,6 +33,16 @@ def small(cluster: ClusterFactory) -> Iterator[Lab]:
     lab.add_machine(BIOS)
     yield lab
     lab.down()
+
+
+@pytest.fixture(scope="module")
+def with_agent(small: Lab) -> Machine:
+    """A Linux machine with a guest agent."""
+    return small.add_machine(MachineSpec(agent=True), name="with-agent")
+
+
+def domain_of(machine: Machine) -> Any:
+    return machine.node.domain(machine.name)
 
 
 def mentioned_in_processes(folder: Path) -> list[str]:
@@ -151,6 +165,75 @@ def test_machines_can_be_off_or_paused_and_share_basenames(small: Lab) -> None:
     assert not small.domain("off").isActive()
     assert small.domain("paused").state()[0] == 3
     assert paused.disks[0].stat().st_size > 4 << 20
+
+
+def test_the_time_of_every_synced_write_of_a_guest_is_known(small: Lab) -> None:
+    first = small.wait_for_count("vm-0001")
+    last = small.wait_for_count("vm-0001", more=50)
+    latencies = ticks.write_latencies(small.machines["vm-0001"].serial, first, last)
+    assert list(latencies) == list(range(first, last + 1))
+    assert all(0 < taken < 10 for taken in latencies.values())
+
+
+def test_a_guest_agent_freezes_and_thaws_the_filesystem_that_its_guest_writes_to(with_agent: Machine) -> None:
+    guest_agent.wait_ready(with_agent)
+    before = ticks.newest_file_write(with_agent.serial)
+    assert domain_of(with_agent).fsFreeze() == 1
+    assert guest_agent.is_frozen(with_agent)
+    frozen = ticks.newest_file_write(with_agent.serial)
+    counted = ticks.last_count(with_agent.serial)
+    until("the guest to count on", lambda: ticks.last_count(with_agent.serial) > counted + 50, 20)
+    assert before <= ticks.newest_file_write(with_agent.serial) <= frozen + 1
+    assert domain_of(with_agent).fsThaw() == 1
+    until("writes", lambda: ticks.newest_file_write(with_agent.serial) > frozen + 1, 20)
+    assert not guest_agent.is_frozen(with_agent)
+
+
+def test_only_a_frozen_filesystem_on_a_disk_needs_no_recovery(with_agent: Machine) -> None:
+    guest_agent.wait_ready(with_agent)
+    assert ticks.needs_recovery(with_agent.disks[0])
+    domain_of(with_agent).fsFreeze()
+    try:
+        assert not ticks.needs_recovery(with_agent.disks[0])
+    finally:
+        domain_of(with_agent).fsThaw()
+
+
+def test_a_guest_agent_can_be_told_to_refuse_a_freeze(with_agent: Machine) -> None:
+    guest_agent.wait_ready(with_agent)
+    guest_agent.refuse(with_agent, "guest-fsfreeze-freeze")
+    with pytest.raises(libvirt.libvirtError, match="disabled"):
+        domain_of(with_agent).fsFreeze()
+    guest_agent.refuse(with_agent)
+    assert domain_of(with_agent).fsFreeze() == 1
+    domain_of(with_agent).fsThaw()
+
+
+def test_a_guest_agent_killed_while_frozen_comes_back_and_thaws(with_agent: Machine) -> None:
+    guest_agent.wait_ready(with_agent)
+    domain_of(with_agent).agentSetResponseTimeout(5)
+    guest_agent.when_frozen(with_agent, "KILL", after=0)
+    with pytest.raises(libvirt.libvirtError, match="not responding"):
+        domain_of(with_agent).fsFreeze()
+    guest_agent.wait_ready(with_agent)
+    assert guest_agent.is_frozen(with_agent)
+    frozen = ticks.newest_file_write(with_agent.serial)
+    domain_of(with_agent).fsThaw()
+    until("writes", lambda: ticks.newest_file_write(with_agent.serial) > frozen + 1, 20)
+
+
+def test_a_node_may_have_a_filesystem_of_its_own_that_clones(cluster: ClusterFactory, tmp_path: Path) -> None:
+    require([] if is_known("xfs") else ["this kernel has no XFS"])
+    options = NodeOptions(filesystem="xfs", filesystem_mib=512, backup=tmp_path / "backup")
+    with Lab(tmp_path / "lab", LabOptions(machine=BIOS, node=options)) as lab:
+        node = lab.nodes["node-01.lab.example"]
+        image = lab.machines["vm-0001"].disks[0]
+        devices = [path.stat().st_dev for path in (image, node.retain, node.backup)]
+        assert devices[0] == devices[1] != devices[2]
+        programs.run(["cp", "--reflink=always", image, node.retain / "clone"])
+        assert lab.domain("vm-0001").isActive()
+    assert_nothing_left(tmp_path / "lab")
+    assert str(tmp_path) not in programs.run(["losetup", "--list"])
 
 
 def test_a_uefi_machine_has_variables_and_a_tpm(small: Lab) -> None:
