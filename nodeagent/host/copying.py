@@ -111,7 +111,7 @@ class _Brake:
     def look(self) -> None:
         """Stopped where somebody asked for it."""
         if self._stop.is_set():
-            raise Stopped("the copy was stopped")
+            raise Stopped("copying was stopped; what was made is gone, and it begins anew when the work is taken up")
 
     def moved(self, amount: int) -> None:
         """Wait until so many more bytes may have been moved; Stopped as soon as somebody asks for it."""
@@ -125,6 +125,7 @@ class _Brake:
 
 
 def _copy(reading: int, writing: int, progress: Progress, brake: _Brake) -> Content:
+    brake.look()
     size = os.fstat(reading).st_size
     os.ftruncate(writing, size)
     trail = Trail(reading, writing)
@@ -196,6 +197,7 @@ def _write(writing: int, piece: memoryview, at: int) -> None:
 
 
 def _digest(reading: int, progress: Progress, brake: _Brake, given_up: threading.Event | None) -> Content:
+    brake.look()
     size = os.fstat(reading).st_size
     digest = blake3()
     buffer = memoryview(bytearray(_BLOCK))

@@ -17,6 +17,7 @@ from nodeagent.host.copying import Content, Pace, Stopped, copy_file, digest_fil
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, open_folder
 from nodeagent.host.priority import disk_class
+from nodeagent.host.trail import Trail
 from tests.conftest import require
 
 MIB = 1 << 20
@@ -237,6 +238,18 @@ def test_a_digest_ends_within_a_second_of_being_told(data: int, hole: int, limit
     assert ended - told[0] < 1
 
 
+def test_what_is_stopped_beforehand_reads_nothing(source: Folder, beside: Folder) -> None:
+    stop, done = threading.Event(), list[int]()
+    stop.set()
+    (source.path / "a").write_bytes(b"content")
+    with pytest.raises(Stopped):
+        copy_file((source, "a"), (beside, "b"), Access(), done.append, Pace(stop=stop))
+    with pytest.raises(Stopped):
+        digest_file(source, "a", done.append, pace=Pace(stop=stop))
+    assert done == []
+    assert beside.names() == []
+
+
 def test_a_reader_that_is_given_up_comes_back_without_a_complaint(source: Folder) -> None:
     given_up = threading.Event()
     given_up.set()
@@ -300,3 +313,25 @@ def test_nothing_of_a_copy_stays_in_the_page_cache(source: Folder, target: Folde
     copy_file((source, "a"), (target, "b"), Access())
     places = (0, 8 * MIB, 16 * MIB, 24 * MIB - 4096)
     assert [is_cached(target.path / "b", at) for at in places] == [False] * 4
+
+
+def test_a_large_file_is_dropped_from_memory_while_it_is_copied(source: Folder, beside: Folder) -> None:
+    path = source.path / "a"
+    path.write_bytes(os.urandom(24 * MIB))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    beginning_cached: list[tuple[bool, bool]] = []
+
+    def look(_done: int) -> None:
+        beginning_cached.append((is_cached(path, 0), is_cached(beside.path / "b.partial", 0)))
+
+    copy_file((source, "a"), (beside, "b"), Access(), look)
+    assert beginning_cached[0] == (True, True)
+    assert beginning_cached[-1] == (False, False)
+
+
+def test_what_the_disk_says_on_the_way_is_heard() -> None:
+    trail = Trail(-1, -1)
+    trail.reached(MIB)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        trail.reached(8 * MIB)
