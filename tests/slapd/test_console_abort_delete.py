@@ -39,7 +39,7 @@ def stand(cluster: ClusterOfPeers, machine: str, mode: str, state: str = LATER, 
         ("unretainSmallFiles", "0", 0),
         ("unretainedSmallFiles", LATER, 0),
         ("unretainLargeFiles", "0", 0),
-        ("unretainingLargeFiles", LATER, 38),
+        ("unretainingLargeFiles", LATER, 37),
         ("unretainingSmallFiles", LATER, 18),
         ("unretainedLargeFiles", LATER, 0),
         ("restoring", LATER, 21),
@@ -58,6 +58,44 @@ def test_abort_makes_a_restore_that_stands_the_good_backup_it_was(
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {
         "sstProvisioningState"
     }
+
+
+@pytest.mark.parametrize(
+    ("mode_now", "rv", "said"),
+    [
+        ("unretainingSmallFiles", 37, "its set is missing, or files of it are"),
+        ("unretainingSmallFiles", 38, "its set is damaged"),
+        ("unretainingLargeFiles", 38, "its set is damaged"),
+    ],
+)
+def test_abort_praises_no_backup_whose_set_was_found_wanting(
+    cluster: ClusterOfPeers, machine: str, mode_now: str, rv: int, said: str
+) -> None:
+    stand(cluster, machine, mode_now, LATER, rv, vmkeepMessage="the manifest is missing")
+    ended = vmkeep(cluster, "abort", machine)
+    assert ended.code == 0, ended
+    assert f"{machine}: backed out; {NEW} is finished again, but {said}" in ended.out
+    assert "good backup" not in ended.out
+    assert mode(cluster, machine) == "finished"
+
+
+@pytest.mark.parametrize(
+    ("mode_now", "rv", "restored_before", "stays"),
+    [
+        ("unretainingSmallFiles", 46, True, True),
+        ("unretainSmallFiles", 0, True, True),
+        ("unretainingSmallFiles", 46, False, False),
+        ("unretainedSmallFiles", 0, True, False),
+    ],
+)
+def test_abort_lets_go_only_what_this_restore_wished_to_keep(
+    cluster: ClusterOfPeers, machine: str, mode_now: str, rv: int, restored_before: bool, stays: bool
+) -> None:
+    state = "0" if mode_now == "unretainSmallFiles" else LATER
+    more = {"sstProvisioningExecutionTime": "restore: 1.500"} if restored_before else {}
+    stand(cluster, machine, mode_now, state, rv, vmkeepKeepOld="TRUE", **more)
+    assert vmkeep(cluster, "abort", machine).code == 0
+    assert ("vmkeepKeepOld" in leaf(cluster, machine)) is stays
 
 
 @pytest.mark.parametrize("mode_now", ["unretainingSmallFiles", "unretainingLargeFiles", "restoring", "restore"])

@@ -129,6 +129,48 @@ def test_what_is_wished_stands_on_the_leaf_with_the_first_mode(cluster: ClusterO
     assert (found["sstRestoreVMWithoutState"], found["vmkeepKeepOld"]) == (["TRUE"], ["TRUE"])
 
 
+KEPT = "what was replaced is kept in /retain/x/before"
+
+
+def test_what_an_earlier_restore_kept_is_not_lost_to_another(cluster: ClusterOfPeers, machine: str) -> None:
+    with Counterpart(cluster):
+        assert vmkeep(cluster, "restore", machine, "--keep-old", "--yes").code == 0
+    assert leaf(cluster, machine)["vmkeepKeepOld"] == ["TRUE"]
+    cluster.set(cluster.tree.leaf(machine, NEW), vmkeepMessage=KEPT)
+    before = cluster.context_csn()
+    for more in ([], ["--diff"], ["--keep-old"], ["--at", NEW]):
+        ended = vmkeep(cluster, "restore", machine, "--yes", *more)
+        assert (ended.code, cluster.context_csn()) == (1, before), ended
+        assert f"{machine}: vmkeepKeepOld keeps what an earlier restore of {NEW} replaced" in ended.err
+        assert KEPT in ended.err
+        assert "ldif/edits/drop-old.ldif" in ended.err
+    cluster.slapd.modify(_edit("drop-old", machine))
+    with Counterpart(cluster):
+        assert vmkeep(cluster, "restore", machine, "--yes").code == 0
+
+
+def test_a_wish_to_keep_that_stands_before_the_first_restore_is_heeded(cluster: ClusterOfPeers, machine: str) -> None:
+    cluster.slapd.modify(_edit("keep-old", machine))
+    with Counterpart(cluster):
+        ended = vmkeep(cluster, "restore", machine, "--yes")
+    assert ended.code == 0, ended
+    assert leaf(cluster, machine)["vmkeepKeepOld"] == ["TRUE"]
+
+
+def test_a_wish_that_comes_after_the_look_is_said_before_the_question(cluster: ClusterOfPeers, machine: str) -> None:
+    with Counterpart(cluster):
+        assert vmkeep(cluster, "restore", machine).code == 3
+        code, shown = at_a_terminal(cluster, "n\n", "restore", machine, "--without-state")
+    assert code == 3, shown
+    said, question = shown.index("started without its saved memory"), shown.index(f"Restore {machine} as it was")
+    assert said < question
+
+
+def _edit(name: str, machine: str) -> str:
+    text = (REPOSITORY / f"ldif/edits/{name}.ldif").read_text()
+    return text.replace("machine-01", machine).replace("20260101T030000Z", NEW)
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -192,9 +234,7 @@ def test_without_a_controller_it_says_so_and_plain_ldapmodify_goes_on(cluster: C
             if "no controller seems to run, which would go on from unretainedLargeFiles" in line:
                 break
         assert "ldif/edits/restore.ldif" in line
-        edit = (REPOSITORY / "ldif/edits/restore.ldif").read_text()
-        edit = edit.replace("machine-01", machine).replace("20260101T030000Z", NEW)
-        cluster.slapd.modify(edit)
+        cluster.slapd.modify(_edit("restore", machine))
         rest = process.stdout.read()
         assert process.wait(LIMIT) == 0, rest
     assert "the leaf stays at restored until one does" in rest
