@@ -15,6 +15,9 @@ ClusterFactory = Callable[..., Lab]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-faults", action="store_true", help="kill at every boundary, not at a selection of them")
+    parser.addoption(
+        "--all-methods", action="store_true", help="every combination of method and machine, not every pair"
+    )
 
 
 def require(reasons: list[str]) -> None:

@@ -37,6 +37,9 @@ class Freezing:
             write_back(self._host, self._order, disk)
         if not self._order.has_memory:
             return self._freeze_disks()
+        if view.power is Power.PAUSED:
+            # Its images would be given up with its memory, and could not be written to until it runs.
+            raise Refused(ReturnValue.GUEST_STOPPED, f"{self._order.machine} was paused before it could be frozen")
         saved_memory.drop(self._host, [self._state])
         self._host.hypervisor.freeze(self._order.machine, self._overlays, str(self._state))
         return {"state_path": str(self._state), "consistency": "state"}

@@ -71,7 +71,7 @@ class Resuming:
 
         Never from its memory once it has run on: its disks are newer then.
         """
-        order, is_past = self._order, "ran_on" in facts or "downtime" in facts
+        order, is_past = self._order, any(fact in facts for fact in ("ran_on", "downtime", "go_began"))
         saved_memory.bring_back(self._host, order.machine, order.power, order.state_candidates, is_past=is_past)
         return NO_FACTS
 

@@ -8,6 +8,7 @@ from nodeagent.host.errors import HostFailure
 from nodeagent.host.hypervisor import View
 from nodeagent.operations import saved_memory
 from nodeagent.operations.aside import Aside, old_state
+from nodeagent.operations.letting_go import let_go, was_let_go
 from nodeagent.order import Order
 from nodeagent.steps import NO_FACTS, Facts, Host
 from vmkeep.contract.codes import ReturnValue
@@ -78,23 +79,11 @@ class Reviving:
 
     def go(self, _facts: Facts) -> Facts:
         """Let it run on from its instant."""
-        view = self._look()
-        if view is None or not view.is_active:
-            raise HostFailure("the machine stopped before it was let go")
-        if view.power is Power.PAUSED:
-            self._host.hypervisor.resume(self._order.machine)
-        return NO_FACTS
+        return let_go(self._order, self._host)
 
     def gone(self, _facts: Facts) -> Facts | None:
-        """Whether it was let go. One that is off by now may have run: never again from its memory."""
-        view = self._look()
-        if self._is_active(view):
-            assert view is not None
-            return None if view.power is Power.PAUSED else NO_FACTS
-        if view is not None and view.stopped_by_itself:
-            return {"stopped": "the machine was switched off right after it ran on"}
-        self._host.hypervisor.start(self._order.machine)
-        return {"stopped": "the machine had to be started anew: it stopped right after it ran on"}
+        """Whether it was let go."""
+        return was_let_go(self._order, self._host)
 
     def start(self, _facts: Facts) -> Facts:
         """Start it without its memory."""

@@ -1,11 +1,8 @@
-"""Snapshot: save memory and disks of one instant and let the machine run on, over empty images.
+"""Snapshot: save memory and disks of one instant and let the machine run on.
 
-    leftovers → directories → entry → overlays → [save] → firmware → swap → [resume] → description → state → making
-    leftovers → directories → entry → freeze → firmware → description → state → making          (methods live and disk)
+    leftovers → directories → entry → the instant → description → state → making
 
-Steps in brackets are for machines that run or are paused. From save to resume the machine stands still; nothing there
-waits for the directory or the network, and what can be prepared is done before. Taking back: an image whose overlay
-is still empty gets its name back; one that was written to is made whole instead.
+What can be prepared is done before the instant, what can wait after it. Taking back leaves the machine as it was.
 """
 
 import os
@@ -16,10 +13,9 @@ from nodeagent.host.copying import copy_file, digest_file
 from nodeagent.host.description import with_sources, without_chains
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
-from nodeagent.operations.freezing import Freezing
+from nodeagent.operations.instants import instant
 from nodeagent.operations.making import NAME as MAKING_NAME
 from nodeagent.operations.making import MadeFile, Making, write_making
-from nodeagent.operations.resuming import Resuming
 from nodeagent.operations.swapping import Swapping
 from nodeagent.order import Order
 from nodeagent.steps import NO_FACTS, Facts, Host, Step, access
@@ -33,7 +29,7 @@ _PRIVATE = Access(mode=0o600)
 
 def snapshot(order: Order, host: Host) -> tuple[Step, ...]:
     """The steps of a snapshot."""
-    files, swapping, resuming = _Files(order, host), Swapping(order, host), Resuming(order, host)
+    files, swapping = _Files(order, host), Swapping(order, host)
     before = (
         Step("leftovers", "finish an earlier backup's merge", ReturnValue.CANNOT_MERGE, swapping.finish_earlier_merge),
         Step("directories", "make the retain directory", ReturnValue.CANNOT_CREATE_DIRECTORY, files.make_directory)
@@ -51,45 +47,9 @@ def snapshot(order: Order, host: Host) -> tuple[Step, ...]:
     )  # fmt: skip
     firmware = (
         Step("firmware", "keep the firmware's files", ReturnValue.CANNOT_COPY_FILE, files.keep_firmware)
-        .undone_by(files.remove_firmware)
-        .while_guest_is_down(_was_active(order) and not order.route.freezes),
+        .undone_by(files.remove_firmware),
     ) if order.firmware else ()  # fmt: skip
-    if order.route.freezes:
-        return (*before, _freeze(Freezing(order, host)), *firmware, *after)
-    overlays = Step("overlays", "create the new images", ReturnValue.CANNOT_CREATE_IMAGE, swapping.create).undone_by(
-        swapping.remove_created
-    )
-    return (*before, overlays, *_instant(order, swapping, resuming, firmware), *after)
-
-
-def _freeze(freezing: Freezing) -> Step:
-    """The whole instant of a machine that runs on."""
-    return (
-        Step("freeze", "freeze the machine's disks", ReturnValue.CANNOT_SAVE_STATE, freezing.freeze, freezing.frozen)
-        .undone_by(freezing.unfreeze)
-        .guarding_machine()
-    )
-
-
-def _instant(order: Order, swapping: Swapping, resuming: Resuming, firmware: tuple[Step, ...]) -> tuple[Step, ...]:
-    """What happens while the machine stands still."""
-    swap = (
-        Step("swap", "put the new images in place", ReturnValue.CANNOT_RENAME_IMAGE, swapping.swap)
-        .undone_by(swapping.swap_back)
-        .guarding_machine()
-        .while_guest_is_down(_was_active(order))
-    )
-    if not _was_active(order):
-        return (*firmware, swap)
-    save = (
-        Step("save", "save the machine's memory", ReturnValue.CANNOT_SAVE_STATE, resuming.save, resuming.saved)
-        .undone_by(resuming.bring_back)
-        .guarding_machine()
-    )
-    resume = Step(
-        "resume", "let the machine run on", ReturnValue.CANNOT_RESTORE_MACHINE, resuming.resume, resuming.resumed
-    ).while_guest_is_down(True)
-    return (save, *firmware, swap, resume)
+    return (*before, *instant(order, host, firmware), *after)
 
 
 def _consistency(order: Order, facts: Facts) -> Consistency:
@@ -99,10 +59,6 @@ def _consistency(order: Order, facts: Facts) -> Consistency:
     if order.has_memory:
         return "state"
     return "quiesced" if facts.get("consistency") == "quiesced" else "crash"
-
-
-def _was_active(order: Order) -> bool:
-    return order.power is not Power.OFF
 
 
 class _Files:

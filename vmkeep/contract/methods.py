@@ -31,6 +31,9 @@ def choose(wished: Method, power: Power, obstacles: Sequence[str]) -> Choice:
     """The method for a machine. `obstacles` say what keeps it from being frozen while it runs."""
     if power is Power.OFF:
         return Choice(Method.SAVE)
+    if power is Power.PAUSED and wished is not Method.DISK:
+        # QEMU gives a paused machine's images up once its memory is written, and takes them back only when it runs.
+        return Choice(Method.SAVE, "" if wished is Method.SAVE else "saved, not live: it is paused")
     if wished is Method.AUTO:
         return Choice(Method.SAVE, f"saved, not live: {'; '.join(obstacles)}") if obstacles else Choice(Method.LIVE)
     return Choice(wished)
