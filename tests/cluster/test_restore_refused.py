@@ -168,7 +168,7 @@ EDITS: dict[str, tuple[Callable[[str], str], int, str]] = {
         "commandline",
     ),
     "another name": (lambda xml: xml.replace("<name>", "<name>other-"), 0, "other-"),
-    "no end": (lambda xml: xml.replace("</domain>", ""), 45, ""),
+    "no end": (lambda xml: xml.replace("</domain>", ""), 45, ".xml.2"),
     "an entity": (
         lambda xml: (
             "<!DOCTYPE domain [<!ENTITY e SYSTEM 'file:///etc/hostname'>]>"
@@ -235,6 +235,31 @@ def test_texts_that_do_not_fit_each_other_are_not_used(as_before: BackedUp) -> N
     code, message = as_before.try_step("restore-large-files", "unretainedLargeFiles")
     assert code == 33
     assert "-other.qcow2" in message
+    assert path.name in message
+
+
+@pytest.fixture
+def leaf_dn(backed_up: BackedUp) -> Iterator[str]:
+    """The leaf, from which a test's wishes are taken away again."""
+    dn = backed_up.plain.leaf_dn(backed_up.machine.name, backed_up.leaf)
+    yield dn
+    backed_up.plain.modify(dn, "replace vmkeepRestoreDisk", "replace sstRestoreVMWithoutState")
+
+
+def test_one_disk_of_a_running_machine_is_refused_before_anything_is_copied(as_before: BackedUp, leaf_dn: str) -> None:
+    as_before.plain.modify(leaf_dn, "replace vmkeepRestoreDisk vda")
+    as_before.small()
+    code, message = as_before.try_step("restore-large-files", "unretainedLargeFiles")
+    assert code == 18, message
+    assert "single disks are restored into a machine that is off" in message
+    assert [name for name in files_below(as_before.retain) if "qcow2" in name] == []
+
+
+def test_that_the_memory_is_not_wanted_is_said_before_the_decision(as_before: BackedUp, leaf_dn: str) -> None:
+    as_before.plain.modify(leaf_dn, "replace sstRestoreVMWithoutState TRUE")
+    as_before.small()
+    [message] = as_before.plain.read(leaf_dn)["vmkeepMessage"]
+    assert "started without its saved memory: sstRestoreVMWithoutState is TRUE; to change what comes back" in message
 
 
 def test_a_restore_beside_another_leaf_at_work_is_refused(as_before: BackedUp) -> None:
@@ -318,6 +343,19 @@ def test_a_memory_that_qemu_refuses_puts_the_machine_back(put_back: BackedUp) ->
         put_back.plain.modify(dn, f"replace {DIGEST} {kept[2]}")
     assert code == 21, message
     assert "could not restore the machine" in message
+
+
+def test_a_managed_save_is_refused_before_anything_is_copied(put_back: BackedUp) -> None:
+    domain = put_back.machine.node.domain(put_back.machine.name)
+    domain.managedSave()
+    try:
+        put_back.small()
+        code, message = put_back.try_step("restore-large-files", "unretainedLargeFiles")
+    finally:
+        domain.create()
+    assert code == 18, message
+    assert "libvirt holds a managed save of it" in message
+    assert [name for name in files_below(put_back.retain) if "qcow2" in name] == []
 
 
 def test_an_images_directory_that_cannot_be_written_puts_the_machine_back(put_back: BackedUp) -> None:

@@ -199,3 +199,9 @@ def test_people_read_what_differs_what_follows_and_how_to_back_out() -> None:
     for wanted in ("node: sstNode", "saved: n2", "live:  n1", "on going on", "m.xml", "m.ldif", "vmkeep abort m"):
         assert wanted in text
     assert "mean the same" in as_text("m", [])
+
+
+def test_a_machine_made_from_anothers_set_is_not_said_to_be_the_same() -> None:
+    told = as_text("new", [], original="m")
+    assert "mean the same" not in told
+    assert "new: is made anew from the set of m" in told
