@@ -16,7 +16,8 @@ from vmkeep.console.options import PROGRAM, AsJson, Machine, SettingsFile, catal
 from vmkeep.console.reading import Reading, read_all, read_one
 from vmkeep.console.status import Standing, Status, statuses, to_json
 from vmkeep.console.tables import plan_table, status_lines, status_table, summary
-from vmkeep.contract.machine import check_name
+from vmkeep.contract.machine import Power, check_name
+from vmkeep.contract.methods import ways
 from vmkeep.contract.plan import is_excluded, resolve
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.survey import survey_one
@@ -66,7 +67,8 @@ def plan(
         if found is None:
             raise unknown(catalogue, machine)
         excluded = is_excluded(machine, found.sources)
-        values = settings_of(resolve(machine, found.sources))
+        effective = resolve(machine, found.sources)
+        values = settings_of(effective)
         if as_json:
             shown = {one.attribute: {"value": one.value, "from": one.origin} for one in values}
             print(json.dumps({"machine": machine, "left_out": excluded, "plan": shown}, indent=2))
@@ -76,6 +78,9 @@ def plan(
         # A pipe has no width; a table folded to 80 columns would be of no use to grep.
         width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
         Console(width=width).print(plan_table(values))
+        print("while it runs, its disks are, by where images and backup directory lie:")
+        for place, way in ways(effective.method, Power.RUNNING).items():
+            print(f"  {place}: {way}")
 
 
 app.command("restore")(restore_command)

@@ -44,7 +44,7 @@ class Route:
     """The way the disks of one set take.
 
     `freezes`: the images stay where they are, and the machine writes to overlays until they are copied. `clones`: the
-    filesystem copies them without moving data. `once`: data is written once, straight to the backup directory.
+    filesystem copies them without moving data. `once`: merge copies straight to the backup directory.
     """
 
     freezes: bool
@@ -57,14 +57,30 @@ class Route:
         if self.freezes:
             how = "frozen in place"
             where = "cloned" if self.clones else "copied to the backup directory" if self.once else "copied to retain"
-            return f"{how}, {where}, overlays committed back"
+            return f"{how}, {where}, overlays written back"
         if self.clones:
             return "cloned while the machine stands still"
         return "moved aside, streamed back into the live images"
+
+
+def ways(wished: Method, power: Power) -> dict[str, str]:
+    """Where the backup directory may lie → the way of the disks there, for people."""
+    method = choose(wished, power, ()).method
+    places = {"same filesystem": (True, False), "same, one that clones": (True, True), "another": (False, False)}
+    return {
+        place: _whole_way(route(method, power, same_filesystem=same, clones=clones), same)
+        for place, (same, clones) in places.items()
+    }
+
+
+def _whole_way(way: Route, is_same_filesystem: bool) -> str:
+    end = "" if way.once else f"; {'renamed' if is_same_filesystem else 'copied'} to the backup directory"
+    return way.words + end
 
 
 def route(method: Method, power: Power, *, same_filesystem: bool, clones: bool) -> Route:
     """The way: `same_filesystem` of images and backup directory, `clones` where images can be cloned into retain."""
     freezes = method in (Method.LIVE, Method.DISK) and power is not Power.OFF
     takes_clones = clones and (freezes or power is not Power.OFF)
-    return Route(freezes, takes_clones, freezes and not same_filesystem)
+    # A clone costs no data: the machine is whole again at once, and retain copies from the clone.
+    return Route(freezes, takes_clones, freezes and not same_filesystem and not takes_clones)
