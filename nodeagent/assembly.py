@@ -40,6 +40,10 @@ class Assembly:
         """Wake up whenever a leaf asks for work."""
         return self.shop.catalogue.store.watch(self.shop.catalogue.tree.machines, CONCERNING_AGENTS, wake)
 
+    def stop_copying(self) -> None:
+        """Ask copies at work to stop: they are begun anew by the next start. No machine stands still for them."""
+        self.shop.host.stop.set()
+
     def close(self) -> None:
         """Let go of directory and libvirt."""
         self.shop.catalogue.store.close()

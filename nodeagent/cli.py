@@ -60,6 +60,7 @@ def _serve(settings: NodeAgentSettings) -> None:
             log.info("watching", node=settings.node, directory=settings.directory.uri, kind=watcher.kind)
             loop.run()
         # What is at work survives being killed; a moment's grace saves the next start some asking.
+        assembly.stop_copying()
         assembly.agent.wait(_STOP_SECONDS)
         assembly.agent.wait_for_machines(settings.data_seconds)
     finally:
