@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -14,21 +15,39 @@ import libvirt
 
 from bench import report
 from bench.figures import Figure
-from bench.rows import added_time, bytes_written, gap, hand_over, merge, retain_copy, retain_rename, sets
+from bench.latencies import Latency
+from bench.rows import (
+    added_time,
+    bytes_written,
+    gap,
+    hand_over,
+    merge,
+    retain_copy,
+    retain_rename,
+    sets,
+    write_latency,
+)
 from bench.session import Session
 from lab.errors import LabError
 from vmkeep.contract.errors import Refused, TryLater
+from vmkeep.contract.methods import Method
 
 _NEEDED, _NEEDED_QUICK = 16 << 30, 4 << 30
 
-ROWS: dict[str, Callable[[Session], Iterator[Figure]]] = {
+ROWS: dict[str, Callable[[Session], Iterator[Figure] | Iterator[Latency]]] = {
     "gap": gap.measure,
+    "gap-live": partial(gap.measure, method=Method.LIVE),
+    "gap-disk": partial(gap.measure, method=Method.DISK),
     "merge": merge.measure,
     "retain-copy": retain_copy.measure,
     "retain-rename": retain_rename.measure,
     "bytes-written": bytes_written.measure,
+    "bytes-written-live": bytes_written.measure_live,
+    "bytes-written-disk": bytes_written.measure_disk,
+    "bytes-written-clones": bytes_written.measure_clones,
     "hand-over": hand_over.measure,
     "added-time": added_time.measure,
+    "write-latency": write_latency.measure,
     "sets": sets.measure,
 }
 
@@ -48,7 +67,7 @@ def main() -> int:
         return 1
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    figures: list[Figure] = []
+    figures: list[Figure | Latency] = []
     try:
         return _measure(arguments, figures)
     except KeyboardInterrupt:
@@ -65,7 +84,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _measure(arguments: argparse.Namespace, figures: list[Figure]) -> int:
+def _measure(arguments: argparse.Namespace, figures: list[Figure | Latency]) -> int:
     """Every row wanted; one that cannot be measured does not keep the others from it."""
     missing = 0
     for name in arguments.only or ROWS:
@@ -80,7 +99,7 @@ def _measure(arguments: argparse.Namespace, figures: list[Figure]) -> int:
     return 1 if missing else 0
 
 
-def _tell(arguments: argparse.Namespace, figures: list[Figure]) -> None:
+def _tell(arguments: argparse.Namespace, figures: list[Figure | Latency]) -> None:
     if figures:
         report.show(figures, quick=arguments.quick)
     if arguments.json:

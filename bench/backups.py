@@ -16,7 +16,9 @@ from lab.cluster import Lab
 from lab.errors import LabError
 from lab.machines import Machine
 from vmkeep.contract.leaf import NOW, Leaf
+from vmkeep.contract.methods import Method
 from vmkeep.contract.modes import Mode, at_work, done
+from vmkeep.contract.names import Attribute, ObjectClass
 from vmkeep.contract.timestamps import to_timestamp
 from vmkeep.directory import open_store
 from vmkeep.directory.catalogue import LEAVES, Catalogue, Report
@@ -43,6 +45,33 @@ class Backups:
         if not self.catalogue.add_leaf(machine, timestamp, timestamp):
             raise LabError(f"{machine} has a leaf {timestamp} already")
         return self.move(self.read(self.lab.tree.leaf(machine, timestamp)), Mode.INITIALIZED)
+
+    def choose(self, machine: str, method: Method) -> None:
+        """Have the machine's next backups made with a method: a plan of its own says so."""
+        self.catalogue.add_backup_subtree(machine)
+        classes = ("top", ObjectClass.ORGANIZATIONAL_UNIT, ObjectClass.BACKUP, ObjectClass.PLAN)
+        lines = [f"dn: {self.lab.tree.machine_plan(machine)}", "changetype: modify", "replace: objectClass"]
+        lines += [*(f"objectClass: {name}" for name in classes), "-"]
+        lines += [f"replace: {Attribute.METHOD}", f"{Attribute.METHOD}: {method}", ""]
+        self.lab.directory.modify("\n".join(lines))
+
+    def begin(self, machine: str, method: Method) -> str:
+        """A leaf that waits for a snapshot with this method; its DN."""
+        self.choose(machine, method)
+        return self.new_leaf(machine).dn
+
+    def snapshot(self, dn: str, method: Method) -> float:
+        """Have a snapshot made with this method and no other; the seconds that took."""
+        taken = self.step(dn, Mode.SNAPSHOT)
+        self.refuse_other(dn, method)
+        return taken
+
+    def refuse_other(self, dn: str, method: Method) -> None:
+        """LabError where the agent used another method: its figures would bear the wrong name."""
+        entry = self.catalogue.store.read(dn)
+        used = entry.attributes.get(Attribute.METHOD, ()) if entry else ()
+        if tuple(used) != (method.value,):
+            raise LabError(f"{dn} was to be made with method {method}, and says {', '.join(used) or 'nothing of it'}")
 
     def read(self, dn: str) -> Leaf:
         """A leaf as it is now."""

@@ -1,4 +1,7 @@
-"""Row `gap`: how long a guest stands still for a snapshot, seen from outside, against bare save and restore."""
+"""Rows `gap`, `gap-live`, `gap-disk`: how long a guest stands still for a snapshot, against bare save and restore.
+
+Seen from outside: the widest distance between two of the guest's counts, by the host's clock.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,20 +15,21 @@ from lab.cluster import Lab, LabOptions
 from lab.hypervisor import NodeOptions
 from lab.machines import Machine, MachineSpec
 from lab.ticks import Follower
+from vmkeep.contract.methods import Method
 from vmkeep.contract.modes import Mode
 
-_BAR = 1.10
+_BARS = {Method.SAVE: 1.10, Method.LIVE: 0.25, Method.DISK: 0.10}
 _COUNTS = 30  # of the running guest before and after
 
 
-def measure(session: Session) -> Iterator[Figure]:
+def measure(session: Session, method: Method = Method.SAVE) -> Iterator[Figure]:
     """One figure for each size of guest."""
     for mib in session.choose((128, 512, 1024), (128, 256)):
-        session.say(f"gap: a guest of {mib} MiB")
-        yield _of_guest(session, mib)
+        session.say(f"gap: a guest of {mib} MiB, method {method}")
+        yield _of_guest(session, mib, method)
 
 
-def _of_guest(session: Session, mib: int) -> Figure:
+def _of_guest(session: Session, mib: int, method: Method) -> Figure:
     filled = mib * 4 // 5 - 46  # with more, the guest's kernel has none left for itself
     options = LabOptions(
         machine=MachineSpec(memory_mib=mib, fill_mib=filled),
@@ -34,25 +38,24 @@ def _of_guest(session: Session, mib: int) -> Figure:
     sizes: list[int] = []
     with Lab(session.folder / "lab", options) as lab, backups_of(lab) as backups:
         machine = next(iter(lab.machines.values()))
-        ours, raw = in_turn(
-            [partial(_snapshot, backups, machine), partial(_save_and_restore, lab, machine, sizes)], session.runs
-        )
+        measures = [partial(_snapshot, backups, machine, method), partial(_save_and_restore, lab, machine, sizes)]
+        ours, raw = in_turn(measures, session.runs)
     return Figure(
-        row="gap",
-        measured=f"guest-visible gap of a snapshot, method save, {mib} MiB guest",
+        row="gap" if method is Method.SAVE else f"gap-{method}",
+        measured=f"guest-visible gap of a snapshot, method {method}, {mib} MiB guest",
         amount=f"{mib} MiB guest, {filled} MiB of it filled, state file {sizes[-1] / (1 << 20):.0f} MiB",
         twin="virDomainSave + virDomainRestore on the same RAM disk",
         value=spread(ratios(ours, raw)),
-        bar=_BAR,
+        bar=_BARS[method],
         ours=spread(ours),
         raw=spread(raw),
     )
 
 
-def _snapshot(backups: Backups, machine: Machine) -> float:
-    leaf = backups.new_leaf(machine.name)
-    gap = _gap(backups.lab, machine, lambda: backups.step(leaf.dn, Mode.SNAPSHOT))
-    backups.finish(leaf.dn, Mode.MERGE, Mode.RETAIN)
+def _snapshot(backups: Backups, machine: Machine, method: Method) -> float:
+    dn = backups.begin(machine.name, method)
+    gap = _gap(backups.lab, machine, lambda: backups.snapshot(dn, method))
+    backups.finish(dn, Mode.MERGE, Mode.RETAIN)
     return gap
 
 

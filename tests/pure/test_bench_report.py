@@ -5,7 +5,8 @@ import json
 from rich.console import Console
 
 from bench.figures import Figure, spread
-from bench.report import shown, to_json, to_table
+from bench.latencies import Latency
+from bench.report import shown, to_json, to_latency_table, to_table
 
 GOOD = Figure(
     row="merge",
@@ -55,3 +56,17 @@ def test_json_holds_every_figure_with_its_verdict() -> None:
 
 def test_what_was_not_measured_is_shown_as_nothing() -> None:
     assert shown(None, "s") == ""
+
+
+def test_write_latencies_have_a_table_of_their_own_and_no_verdict() -> None:
+    line = Latency("live", "another filesystem", "merge", 2.04, 40.9, 42.4, 50.8, 134)
+    content = json.loads(to_json([GOOD, line], quick=False, runs=5))
+    assert len(content["figures"]) == 1
+    assert content["write_latencies"][0]["p99"] == 40.9
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(to_latency_table([line]))
+    row = next(text for text in capture.get().splitlines() if "another filesystem" in text)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "another filesystem", "live", "merge", "2.0", "40.9", "42.4", "50.8", "134",
+    ]  # fmt: skip
