@@ -9,8 +9,15 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
 
+from nodeagent.host.copying import Stopped
 from nodeagent.host.errors import HostFailure
 from nodeagent.journal import Journal, Outcome
 from nodeagent.steps import Facts, Step
@@ -65,6 +72,8 @@ class Runner:
             except (HostFailure, OSError) as why:
                 self.journal.failed(step.code, self._sentence(step, why))
                 return
+            except Stopped:
+                raise  # the agent ends; the next start goes on, and nobody was kept waiting
             except TryLater as why:
                 if self._is_postponed(step, why):
                     raise
@@ -115,7 +124,7 @@ class Runner:
 
     def _patiently(self, call: Callable[[], Facts | None]) -> Facts | None:
         retrying = Retrying(
-            retry=retry_if_exception_type(TryLater),
+            retry=retry_if_exception_type(TryLater) & retry_if_not_exception_type(Stopped),
             stop=stop_after_delay(self.patience.seconds),
             wait=wait_exponential_jitter(multiplier=0.05, max=2.0),
             reraise=True,

@@ -53,6 +53,10 @@ class Content:
     digest: str
 
 
+# A machine stands still until it is done: nobody else goes first.
+AT_ONCE = Pace(idle=False)
+
+
 def no_progress(_done: int) -> None:
     """For callers that show nothing."""
 

@@ -1,26 +1,20 @@
-"""The one door to libvirt: look, save, restore, stream a backing file into its image. Nothing else is asked of it.
+"""The one door to libvirt: look, save, restore, freeze, stream, write back, define. Nothing else is asked of it.
 
-One connection is shared by all workers; libvirt's keep-alive breaks it when the daemon hangs, so every call ends. A
-broken connection raises HypervisorAway and the next call connects anew. libvirt sets no limit to connecting, so that is
-done in a thread of its own: a daemon that takes the connection and says nothing holds up nobody.
+Every call raises HostFailure for what libvirt refuses and HypervisorAway where it does not answer.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import libvirt
 
+from nodeagent.host.connection import Connection
 from nodeagent.host.description import Description, describe, has_connected_agent, is_mirror_ready, snapshot_request
-from nodeagent.host.errors import HostFailure, HypervisorAway
+from nodeagent.host.errors import HostFailure
 from vmkeep.contract.machine import Power
 
-_AWAY_DOMAINS = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
 _STATE_MAGIC_COMPLETE = b"LibvirtQemudSave"
-_LONGEST_KEEPALIVE, _MOST_MISSES = 5, 3  # seconds between two signs of life; how many may fail to come
 _JOB_POLL_SECONDS = 0.25  # an event tells the end of a job; this is for one that never came
 
 
@@ -49,43 +43,19 @@ class Job:
     done: int
 
 
-@dataclass(frozen=True)
-class _Link:
-    """A connection, and the number of its subscription to events, which would keep it open."""
-
-    connection: libvirt.virConnect
-    events: int
-
-    def close(self) -> None:
-        _ignoring_errors(lambda: self.connection.domainEventDeregisterAny(self.events))
-        _ignoring_errors(self.connection.close)
-
-
 class Hypervisor:
     """libvirt on this node."""
 
-    _loop: ClassVar[threading.Thread | None] = None
-    _loop_lock: ClassVar[threading.Lock] = threading.Lock()
-
     def __init__(self, uri: str, seconds: float = 60.0) -> None:
         """`seconds` bound connecting, and how long a call can hang at a daemon that answers nothing any more."""
-        self._uri = uri
-        self._seconds = seconds
-        self._lock = threading.Lock()
-        self._link: _Link | None = None
-        self._opening: Future[_Link] | None = None
         self._job_changed = threading.Condition()
         self._job_events = 0
+        self._connection = Connection(uri, seconds, self._note_job_event)
+        self._connected = self._connection.used
 
     def close(self) -> None:
         """Let go of the connection."""
-        with self._lock:
-            link, self._link = self._link, None
-            opening, self._opening = self._opening, None
-        if link is not None:
-            link.close()
-        if opening is not None:
-            opening.add_done_callback(_close_late)
+        self._connection.close()
 
     def versions(self) -> dict[str, str]:
         """libvirt's and QEMU's versions, for the manifest."""
@@ -274,92 +244,10 @@ class Hypervisor:
             self._job_events += 1
             self._job_changed.notify_all()
 
-    @contextmanager
-    def _connected(self) -> Iterator[Any]:
-        link = self._connect()
-        try:
-            yield link.connection
-        except libvirt.libvirtError as why:
-            if _is_away(link.connection, why):
-                self._forget(link)
-                raise HypervisorAway(f"libvirt at {self._uri} does not answer: {why}") from None
-            raise HostFailure(f"libvirt: {why}") from None
-
-    def _connect(self) -> "_Link":
-        """The connection. One that comes too late for whoever waited serves the next call."""
-        with self._lock:
-            if self._link is not None:
-                return self._link
-            opening = self._opening = self._opening or self._open()
-        try:
-            link = opening.result(self._seconds)
-        except TimeoutError:
-            raise HypervisorAway(f"libvirt at {self._uri} did not answer within {self._seconds:g} s") from None
-        except libvirt.libvirtError as why:
-            self._opened(opening, None)
-            raise HypervisorAway(f"libvirt at {self._uri} does not answer: {why}") from None
-        self._opened(opening, link)
-        return link
-
-    def _opened(self, opening: "Future[_Link]", link: "_Link | None") -> None:
-        with self._lock:
-            if self._opening is opening:
-                self._link, self._opening = link, None
-
-    def _open(self) -> "Future[_Link]":
-        self._start_loop()
-        opening: Future[_Link] = Future()
-        threading.Thread(target=self._open_into, args=(opening,), name="libvirt-open", daemon=True).start()
-        return opening
-
-    def _open_into(self, opening: "Future[_Link]") -> None:
-        try:
-            connection = libvirt.open(self._uri)
-            connection.setKeepAlive(*_keep_alive(self._seconds))
-            events = connection.domainEventRegisterAny(
-                None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, self._note_job_event, None
-            )
-        except libvirt.libvirtError as why:
-            opening.set_exception(why)
-        else:
-            opening.set_result(_Link(connection, events))
-
-    def _forget(self, link: "_Link") -> None:
-        with self._lock:
-            if self._link is link:
-                self._link = None
-        link.close()
-
-    @classmethod
-    def _start_loop(cls) -> None:
-        """Keep-alive needs libvirt's event loop; one a process."""
-        with cls._loop_lock:
-            if cls._loop is None:
-                libvirt.registerErrorHandler(lambda *_: None, None)
-                libvirt.virEventRegisterDefaultImpl()
-                cls._loop = threading.Thread(target=_run_loop, name="libvirt-events", daemon=True)
-                cls._loop.start()
-
 
 def is_complete_state(beginning: bytes) -> bool:
     """Whether the first bytes of a state file say that it was written to its end."""
     return beginning.startswith(_STATE_MAGIC_COMPLETE)
-
-
-def _keep_alive(seconds: float) -> tuple[int, int]:
-    """Interval and misses after which a silent daemon is given up, within so many seconds; two at the least."""
-    interval = max(1, min(_LONGEST_KEEPALIVE, int(seconds / (_MOST_MISSES + 1))))
-    return interval, max(1, min(_MOST_MISSES, int(seconds / interval) - 1))
-
-
-def _close_late(opening: "Future[_Link]") -> None:
-    if opening.exception() is None:
-        opening.result().close()
-
-
-def _run_loop() -> None:
-    while True:
-        libvirt.virEventRunDefaultImpl()
 
 
 def _lookup(connection: libvirt.virConnect, name: str) -> libvirt.virDomain | None:
@@ -392,26 +280,6 @@ def _stopped_by_itself(state: int, reason: int) -> bool:
         libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED,
     )
     return state == libvirt.VIR_DOMAIN_SHUTOFF and reason in wanted
-
-
-def _is_away(connection: libvirt.virConnect, why: libvirt.libvirtError) -> bool:
-    if why.get_error_domain() in _AWAY_DOMAINS or why.get_error_code() in (
-        libvirt.VIR_ERR_NO_CONNECT,
-        libvirt.VIR_ERR_INVALID_CONN,
-        libvirt.VIR_ERR_RPC,
-    ):
-        return True
-    try:
-        return not connection.isAlive()
-    except libvirt.libvirtError:
-        return True
-
-
-def _ignoring_errors(call: Callable[[], object]) -> None:
-    try:
-        call()
-    except libvirt.libvirtError:
-        return
 
 
 def _dotted(number: int) -> str:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from nodeagent.host.copying import copy_file
+from nodeagent.host.copying import AT_ONCE, copy_file
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder
 from nodeagent.order import Firmware, Order, OrderDisk
@@ -53,20 +53,16 @@ class Aside:
     # which way it goes; the journal's lines may be lost on a full disk
 
     def note_way_back(self) -> None:
-        """Remember, beside what is kept, that it is being put back."""
-        with contextlib.suppress(OSError), open_folder(before_directory(self._order), self._host.roots) as before:
-            if not before.exists(_TAKEN_BACK):
-                before.write(_TAKEN_BACK, b"", _PRIVATE)
+        """Remember, beside the place, that what it keeps is being put back: the mark outlives the place."""
+        with contextlib.suppress(OSError), self._retain() as retain:
+            if not retain.exists(_TAKEN_BACK):
+                retain.write(_TAKEN_BACK, b"", _PRIVATE)
 
     def require_way_forth(self, *, is_made: bool = True) -> None:
         """Never forth again with what was put back, wholly or in part. `is_made`: the place is to be there."""
-        is_there = self._is_there()
-        if is_there:
-            with open_folder(before_directory(self._order), self._host.roots) as before:
-                is_there = not before.exists(_TAKEN_BACK)
-        elif not is_made:
-            return
-        if not is_there:
+        with self._retain() as retain:
+            is_taken_back = retain.exists(_TAKEN_BACK)
+        if is_taken_back or (is_made and not self._is_there()):
             raise HostFailure("the agent ended while it was taking the restore back")
 
     # the definition
@@ -83,13 +79,16 @@ class Aside:
         """Remove the place; what it kept is where it was."""
         try:
             with open_folder(before_directory(self._order), self._host.roots) as before:
-                for name in (self._order.paths.xml, f".{self._order.paths.xml}.partial", _TAKEN_BACK):
+                for name in (self._order.paths.xml, f".{self._order.paths.xml}.partial"):
                     before.remove(name)
             with self._retain() as retain:
                 os.rmdir(BEFORE, dir_fd=retain.descriptor)
                 retain.sync()
         except FileNotFoundError:
             pass
+        with contextlib.suppress(FileNotFoundError), self._retain() as retain:
+            for name in (_TAKEN_BACK, f".{_TAKEN_BACK}.partial"):
+                retain.remove(name)
         return NO_FACTS
 
     def define(self, _facts: Facts) -> Facts:
@@ -228,7 +227,7 @@ class Aside:
                 with self._place_of(item) as folder:
                     given = _access_of(folder, name)
                     folder.remove(name)
-                    copy_file((retain, item.kept), (folder, name), given)
+                    copy_file((retain, item.kept), (folder, name), given, pace=AT_ONCE)
         return NO_FACTS
 
     def put_firmware_back(self, _facts: Facts) -> Facts:
@@ -291,7 +290,7 @@ def _copy_as_it_is(source: tuple[Folder, str], target: tuple[Folder, str]) -> bo
     folder, name = source
     if not folder.exists(name):
         return False
-    copy_file(source, target, _access_of(folder, name))
+    copy_file(source, target, _access_of(folder, name), pace=AT_ONCE)
     return True
 
 

@@ -9,7 +9,7 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
 
-from nodeagent.host.copying import copy_file, digest_file
+from nodeagent.host.copying import AT_ONCE, copy_file, digest_file
 from nodeagent.host.description import with_sources, without_chains
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
@@ -105,7 +105,7 @@ class _Files:
             path = PurePosixPath(item.path)
             with self._retain() as retain, open_folder(path.parent, self._host.roots) as source:
                 retain.remove(item.kept)
-                copy_file((source, path.name), (retain, item.kept), _PRIVATE)
+                copy_file((source, path.name), (retain, item.kept), _PRIVATE, pace=AT_ONCE)
         return NO_FACTS
 
     def remove_firmware(self, _facts: Facts) -> Facts:

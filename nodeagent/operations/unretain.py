@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import PurePosixPath
 
-from nodeagent.host.copying import copy_file
+from nodeagent.host.copying import Pace, copy_file
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
 from nodeagent.order import Order, SavedFile
@@ -128,7 +128,8 @@ class _Large:
 
     def _copied(self, source: Folder, retain: Folder, file: SavedFile) -> str:
         try:
-            return copy_file((source, file.name), (retain, file.kept), _PRIVATE, self._host.progress).digest
+            pace = Pace(self._order.bandwidth_copy << 20, self._host.stop)
+            return copy_file((source, file.name), (retain, file.kept), _PRIVATE, self._host.progress, pace).digest
         except FileNotFoundError:
             raise Refused(
                 ReturnValue.MISSING_FILES,
