@@ -35,6 +35,7 @@ SCENES = {
 }
 SEED = 20261121
 FULL_JOURNALS = 3
+DENSE = "off, images and definition gone"  # every line is durable there, so taking back begins at any of them
 
 
 def plan(world: World, refused: str | None) -> tuple[Step, ...]:
@@ -207,7 +208,8 @@ def test_with_lines_lost_on_a_full_disk_and_then_killed_the_result_tells_the_tru
     lines = range(2 * len(step_names(scene)) + 2)
     some = random.Random(SEED)
     for full_from in lines:
-        for kill in range(most) if everything else some.sample(range(most), FULL_JOURNALS):
+        all_of_them = everything or (name == DENSE and full_from in (4, 6))
+        for kill in range(most) if all_of_them else some.sample(range(most), FULL_JOURNALS):
             with made(scene) as world:
                 world.faults.full_from = full_from
                 assert_truthful(world, run_killed(world, monkeypatch, (kill,), last), (full_from, kill))
