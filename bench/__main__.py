@@ -19,6 +19,7 @@ from bench.latencies import Latency
 from bench.rows import (
     added_time,
     bytes_written,
+    clone,
     gap,
     hand_over,
     merge,
@@ -45,6 +46,7 @@ ROWS: dict[str, Callable[[Session], Iterator[Figure] | Iterator[Latency]]] = {
     "bytes-written-live": bytes_written.measure_live,
     "bytes-written-disk": bytes_written.measure_disk,
     "bytes-written-clones": bytes_written.measure_clones,
+    "clone": clone.measure,
     "hand-over": hand_over.measure,
     "added-time": added_time.measure,
     "write-latency": write_latency.measure,

@@ -123,7 +123,7 @@ def _copied(machine: Machine, places: Sequence[Filesystem], copy: Path) -> float
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
     before = _written(places)
-    programs.run(["cp", "--sparse=always", machine.disks[0], copy], limit=600)
+    programs.run(["cp", "--sparse=always", "--reflink=never", machine.disks[0], copy], limit=600)
     programs.run(["sync", *copy.iterdir(), copy], limit=600)
     written = _written(places) - before
     shutil.rmtree(copy)

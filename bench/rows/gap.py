@@ -38,7 +38,7 @@ def _of_guest(session: Session, mib: int, method: Method) -> Figure:
     sizes: list[int] = []
     with Lab(session.folder / "lab", options) as lab, backups_of(lab) as backups:
         machine = next(iter(lab.machines.values()))
-        measures = [partial(_snapshot, backups, machine, method), partial(_save_and_restore, lab, machine, sizes)]
+        measures = [partial(snapshot_gap, backups, machine, method), partial(save_and_restore, lab, machine, sizes)]
         ours, raw = in_turn(measures, session.runs)
     return Figure(
         row="gap" if method is Method.SAVE else f"gap-{method}",
@@ -52,28 +52,33 @@ def _of_guest(session: Session, mib: int, method: Method) -> Figure:
     )
 
 
-def _snapshot(backups: Backups, machine: Machine, method: Method) -> float:
+def snapshot_gap(backups: Backups, machine: Machine, method: Method) -> float:
+    """The seconds a guest stood still for a snapshot; the backup is made to its end."""
     dn = backups.begin(machine.name, method)
-    gap = _gap(backups.lab, machine, lambda: backups.snapshot(dn, method))
+    gap = _widest(backups.lab, machine, lambda: backups.snapshot(dn, method))
     backups.finish(dn, Mode.MERGE, Mode.RETAIN)
     return gap
 
 
-def _save_and_restore(lab: Lab, machine: Machine, sizes: list[int]) -> float:
+def save_and_restore(
+    lab: Lab, machine: Machine, sizes: list[int], between: Callable[[], object] = lambda: None
+) -> float:
+    """The same for bare save and restore, with something done between them; `sizes` gets the state file's."""
     state = machine.node.ram / "raw.state"
     connection, domain = machine.node.connection(), lab.domain(machine.name)
 
     def there_and_back() -> None:
         domain.save(str(state))
+        between()
         connection.restore(str(state))
 
-    gap = _gap(lab, machine, there_and_back)
+    gap = _widest(lab, machine, there_and_back)
     sizes.append(state.stat().st_size)
     state.unlink()
     return gap
 
 
-def _gap(lab: Lab, machine: Machine, act: Callable[[], object]) -> float:
+def _widest(lab: Lab, machine: Machine, act: Callable[[], object]) -> float:
     """The widest distance between two counts around something that stops the guest."""
     os.sync()
     with Follower(machine.serial) as follower:
