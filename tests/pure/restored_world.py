@@ -63,6 +63,8 @@ class Faults:
         self.kill_at: int | None = None
         self.refuse_at: int | None = None
         self.full_from: int | None = None
+        self.lost: frozenset[str] = frozenset()
+        self.has_room_for_marks = True
         self.lines = 0
         self.dead = False
         self.watch: Callable[[], None] = lambda: None
@@ -87,7 +89,8 @@ class Faults:
         """The journal's own write: two boundaries, and a disk that may be full from some line on."""
         self._boundary()
         self.lines += 1
-        if self.full_from is not None and self.lines > self.full_from:
+        is_full = self.full_from is not None and self.lines > self.full_from
+        if is_full or line["event"] in self.lost:
             raise OSError(28, "the journal's disk is full")
         with journal.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -106,6 +109,8 @@ def counted(faults: Faults, monkeypatch: Any) -> Iterator[None]:
         return touch
 
     def opening(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if flags & os.O_CREAT and "taken-back" in str(path) and not faults.has_room_for_marks:
+            raise OSError(28, "no room")
         if flags & os.O_CREAT:
             return int(faults.touch(lambda: _REAL["open"](path, flags, *args, **kwargs), OSError(28, "no room")))
         return int(_REAL["open"](path, flags, *args, **kwargs))

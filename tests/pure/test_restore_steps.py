@@ -74,7 +74,7 @@ def run_killed(
             with counted(world.faults, monkeypatch):
                 return run(world, journals, refused)
         except Killed:
-            world.faults.full_from = None
+            world.faults.full_from, world.faults.lost = None, frozenset()
     raise AssertionError("killed more often than told")
 
 
@@ -213,3 +213,31 @@ def test_with_lines_lost_on_a_full_disk_and_then_killed_the_result_tells_the_tru
             with made(scene) as world:
                 world.faults.full_from = full_from
                 assert_truthful(world, run_killed(world, monkeypatch, (kill,), last), (full_from, kill))
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_with_every_end_and_every_undone_lost_what_is_done_is_not_done_again(
+    name: str, everything: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = SCENES[name]
+    for refused in (None, step_names(scene)[-1]):
+        most = touches(scene, monkeypatch, refused)
+        for kill in range(0, most, 1 if everything else 7):
+            with made(scene) as world:
+                world.faults.lost = frozenset({"ended", "undone"})
+                assert_truthful(world, run_killed(world, monkeypatch, (kill,), refused), (refused, kill))
+
+
+def test_with_every_word_of_taking_back_lost_memory_meets_no_foreign_disk_all_the_same(
+    everything: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the journal nor the mark can be written: the result may be wrong then, the data may not."""
+    names = ("runs, two disks, firmware", "off, one image of two gone")
+    for name, refused in itertools.product(names, ("load", "go")):
+        most = touches(SCENES[name], monkeypatch, refused)
+        for kill in range(0, most, 1 if everything else 3):
+            with made(SCENES[name]) as world:
+                world.faults.has_room_for_marks = False
+                world.faults.lost = frozenset({"ended", "undone", "failed"})
+                run_killed(world, monkeypatch, (kill,), refused)
+                world.check_nothing_is_lost()
