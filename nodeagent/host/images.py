@@ -1,15 +1,21 @@
 """The one door to qemu-img, and what image headers say. Formats are always given, never probed."""
 
+import fcntl
+import os
+import struct
 from dataclasses import dataclass
 from pathlib import PurePath
 
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Folder
 from nodeagent.host.programs import run
-from nodeagent.host.qcow2 import Header, read_header
+from nodeagent.host.qcow2 import Header, is_begun, read_header
 
 FORMAT = "qcow2"
 _LEAKS = 3  # clusters nobody uses: room lost, no data
+_LOCK = struct.Struct("hhqqi4x")  # struct flock
+_OFD_GETLK = 36
+_FIRST_LOCK, _LOCKS = 100, 200  # the bytes whose locks QEMU says with what it does to an image
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,18 @@ class Images:
         """What an image says of itself; also while QEMU has it open."""
         with folder.opened(name) as descriptor:
             return read_header(descriptor, str(folder.path / name))
+
+    def may_hold_data(self, folder: Folder, name: str) -> bool:
+        """Whether anything was ever written to an image; not to one whose making was cut short."""
+        with folder.opened(name) as descriptor:
+            return is_begun(descriptor) and not read_header(descriptor, str(folder.path / name)).is_empty
+
+    def is_open(self, folder: Folder, name: str) -> bool:
+        """Whether QEMU, or one of its tools, has an image open: it holds locks then, whatever libvirt knows."""
+        with folder.opened(name) as descriptor:
+            asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _FIRST_LOCK, _LOCKS, 0)
+            found, *_ = _LOCK.unpack(fcntl.fcntl(descriptor, _OFD_GETLK, asked))
+        return bool(found != fcntl.F_UNLCK)
 
     def create_overlay(self, path: PurePath, backing: PurePath, size: int) -> None:
         """An empty image over a backing file that may not bear that name yet. `size` in bytes."""

@@ -44,6 +44,11 @@ def read_header(descriptor: int, name: str) -> Header:
     return Header(size, backing, not any(table))
 
 
+def is_begun(descriptor: int) -> bool:
+    """Whether a file begins as such an image does; one whose making was cut short may not."""
+    return os.pread(descriptor, len(_MAGIC), 0) == _MAGIC
+
+
 def _check_layout(name: str, version: int, size: int, encryption: int, fixed: bytes) -> None:
     if version not in (2, 3):
         raise HostFailure(f"{name} is a qcow2 image of version {version}; 2 and 3 are known")

@@ -13,6 +13,7 @@ from nodeagent.host.description import with_chain
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, open_folder
 from nodeagent.host.hypervisor import View
+from nodeagent.operations import saved_memory
 from nodeagent.operations.letting_go import let_go, was_let_go
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import NO_FACTS, Facts, Host
@@ -28,10 +29,9 @@ class CloningStill:
         self._order = order
         self._host = host
 
-    def clone(self, _facts: Facts) -> Facts:
-        """Clone every image; nobody writes to it now."""
-        if self._is_active(self._look()):
-            raise self._order.started_by_another
+    def clone(self, facts: Facts) -> Facts:
+        """Clone every image; nobody writes to it now, nor did since the machine was saved."""
+        self._refuse_if_run_by_another(facts)
         for disk in self._order.disks:
             with self._folders(disk) as (images, retain):
                 if not retain.exists(disk.kept):  # it bears its name once it is complete
@@ -48,8 +48,7 @@ class CloningStill:
     def load(self, facts: Facts) -> Facts:
         """Bring the machine back over its own images, paused."""
         hypervisor, state = self._host.hypervisor, str(facts["state_path"])
-        if self._is_active(self._look()):
-            raise self._order.started_by_another
+        self._refuse_if_run_by_another(facts)
         hypervisor.restore(state, with_chain(hypervisor.saved_description(state), {}), Power.PAUSED)
         view = self._look()
         if view is None or not view.is_active:
@@ -64,6 +63,11 @@ class CloningStill:
         view = self._look()
         is_waiting = view is not None and view.power is Power.PAUSED and self._is_proven(view)
         return self._is_back(facts) if is_waiting else None
+
+    def _refuse_if_run_by_another(self, facts: Facts) -> None:
+        if self._is_active(self._look()):
+            raise self._order.started_by_another
+        saved_memory.refuse_if_past(self._host, self._order, facts)
 
     def _is_back(self, facts: Facts) -> Facts:
         """A machine that was paused is what it was; another has still to be let go."""

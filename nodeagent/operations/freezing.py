@@ -5,7 +5,6 @@ agent, the call has it freeze its filesystems around the instant; whatever goes 
 quiesced. Called by the snapshot's plan.
 """
 
-import contextlib
 from pathlib import PurePosixPath
 
 from nodeagent.host.errors import HostFailure
@@ -17,6 +16,8 @@ from nodeagent.steps import NO_FACTS, Facts, Host
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.machine import Power
+
+_THAW_SECONDS = 10
 
 
 class Freezing:
@@ -52,10 +53,10 @@ class Freezing:
         try:
             hypervisor.freeze(name, self._overlays, None, quiesce=True)
         except HostFailure as why:
-            self._thaw()
+            go_on = "" if self._thaw() else f"; whether they go on is not known, see to it with: virsh domfsthaw {name}"
             if not self._is_frozen(self._look()):
                 hypervisor.freeze(name, self._overlays, None)
-            return {"consistency": "crash", "warning": f"the guest's filesystems could not be frozen: {why}"}
+            return {"consistency": "crash", "warning": f"the guest's filesystems could not be frozen: {why}{go_on}"}
         return {"consistency": "quiesced"}
 
     def frozen(self, _facts: Facts) -> Facts | None:
@@ -82,12 +83,18 @@ class Freezing:
         self._let_run()
         return NO_FACTS
 
-    def _thaw(self) -> None:
-        """Thawing what is not frozen is an error to the agent inside, and no harm."""
+    def _thaw(self) -> bool:
+        """Thaw what may be frozen; False where the agent inside does not answer. What is not frozen stays as it is."""
         view = self._look()
-        if view is not None and view.is_active and self._host.hypervisor.limit_agent(self._order.machine, 10):
-            with contextlib.suppress(HostFailure):
-                self._host.hypervisor.thaw(self._order.machine)
+        if view is None or not view.is_active:
+            return True
+        if not self._host.hypervisor.limit_agent(self._order.machine, _THAW_SECONDS):
+            return False
+        try:
+            self._host.hypervisor.thaw(self._order.machine)
+        except HostFailure:
+            return False
+        return True
 
     def _let_run(self) -> None:
         """A libvirt that died in the middle may have left the machine paused."""

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from nodeagent.host.cloning import clone_file
 from nodeagent.host.copying import Content, Pace, Stopped, copy_file, digest_file
 from nodeagent.host.errors import HostFailure
-from nodeagent.host.folders import Access, Folder, make_folder, open_folder
+from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
 from nodeagent.operations.making import read_making, write_making
 from nodeagent.operations.overlays import overlay_of
 from nodeagent.order import Order, OrderDisk
@@ -38,12 +38,20 @@ class FrozenCopies:
         """One image to its place, and its digest noted."""
         name = self._kept(disk)
         with self._place() as place, open_folder(PurePosixPath(disk.path).parent, self._host.roots) as images:
-            if place.exists(name):
-                content = digest_file(place, name) if not self._is_noted(disk) else None
-            else:
+            if not place.exists(name):
                 self._refuse_unless_frozen(disk)
-                content = self._copied((images, PurePosixPath(disk.path).name), (place, name))
-        if content is not None:
+                self._make(disk, (images, PurePosixPath(disk.path).name), (place, name))
+            elif not self._order.route.clones and not self._is_noted(disk):
+                with self._watched() as pace:
+                    self._note(disk, digest_file(place, name, self._host.progress, pace=pace))
+        return NO_FACTS
+
+    def digest(self, disk: OrderDisk, _facts: Facts) -> Facts:
+        """Note a clone's digest; only once the machine has its own images again, so that no overlay grows meanwhile."""
+        if not self._is_noted(disk):
+            pace = Pace(self._order.bandwidth_copy * _MIB, self._host.stop)
+            with self._place() as place:
+                content = digest_file(place, self._kept(disk), self._host.progress, pace=pace)
             self._note(disk, content)
         return NO_FACTS
 
@@ -53,14 +61,29 @@ class FrozenCopies:
             with self._place() as place:
                 place.remove(self._kept(disk))
                 place.sync()
+            if self._order.route.once:
+                paths = self._order.paths
+                remove_empty(paths.backup, paths.backup_root, self._host.roots)
         return NO_FACTS
 
-    def _copied(self, source: tuple[Folder, str], target: tuple[Folder, str]) -> Content:
+    def _make(self, disk: OrderDisk, source: tuple[Folder, str], target: tuple[Folder, str]) -> None:
         if self._order.route.clones:
             clone_file(source, target, _PRIVATE)
-            return digest_file(*target, self._host.progress)
+            self._drop_unless_frozen(disk, target)
+            return
         with self._watched() as pace:
-            return copy_file(source, target, _PRIVATE, self._host.progress, pace)
+            content = copy_file(source, target, _PRIVATE, self._host.progress, pace)
+        self._drop_unless_frozen(disk, target)
+        self._note(disk, content)
+
+    def _drop_unless_frozen(self, disk: OrderDisk, target: tuple[Folder, str]) -> None:
+        """Somebody may have written the overlay back by hand meanwhile: then the copy is of no instant."""
+        try:
+            self._refuse_unless_frozen(disk)
+        except Refused:
+            folder, name = target
+            folder.remove(name)
+            raise
 
     def _refuse_unless_frozen(self, disk: OrderDisk) -> None:
         view = self._host.hypervisor.look(self._order.machine)

@@ -5,7 +5,7 @@ meanwhile: QEMU reads the same blocks, so the page cache serves both and retain 
 back: a chain left half streamed is whole and can be streamed on.
 
 With the methods live and disk, `copy` for every disk, then `commit` for every disk: the machine writes to overlays over
-frozen images. Taking back writes the overlays back.
+frozen images. Clones are read for their `digest` after that. Taking back writes the overlays back.
 """
 
 import threading
@@ -54,7 +54,16 @@ def _thaw_disks(order: Order, host: Host) -> tuple[Step, ...]:
         )
         for disk in order.disks
     )
-    return (frozen, *copied, *committed)
+    digested = (
+        Step(
+            f"digest {disk.target}",
+            f"read the clone of {disk.path}",
+            ReturnValue.CANNOT_COPY_IMAGE,
+            partial(copies.digest, disk),
+        )
+        for disk in order.disks
+    )
+    return (frozen, *copied, *committed, *(digested if order.route.clones else ()))
 
 
 def _nothing_yet(_facts: Facts) -> Facts:

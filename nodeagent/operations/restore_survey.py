@@ -11,6 +11,7 @@ from nodeagent.host.folders import open_folder
 from nodeagent.host.hypervisor import View
 from nodeagent.operations.aside import before_directory
 from nodeagent.operations.finding import FoundSet
+from nodeagent.operations.overlays import image_below
 from nodeagent.operations.room import require_free, require_same_filesystem
 from nodeagent.operations.saved_machine import SavedMachine
 from nodeagent.order import Firmware, Order, OrderDisk, Restoring
@@ -97,9 +98,21 @@ def refuse_obstacles(order: Order, host: Host, view: View | None) -> None:
             "libvirt holds a managed save of it, which would meet other disks; start the machine, "
             f"or drop its memory with: virsh managedsave-remove {order.machine}",
         )
+    _refuse_overlays(order, view)
     _refuse_kept(order, host)
     _refuse_other_uuid(order, host, view)
     _refuse_foreign_images(order, host)
+
+
+def _refuse_overlays(order: Order, view: View | None) -> None:
+    """An overlay would lie over another image than its own, and would not be kept with the one it lay over."""
+    for disk in view.description.disks if view else ():
+        if disk.source and image_below(disk.source) != disk.source:
+            raise Refused(
+                ReturnValue.UNMERGED_IMAGE,
+                f"{order.machine}: {disk.target} writes to {disk.source}, which an earlier backup has not written "
+                "back; back the machine up first, which does that before all else, then ask again; nothing was touched",
+            )
 
 
 def _refuse_kept(order: Order, host: Host) -> None:

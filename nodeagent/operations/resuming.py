@@ -69,10 +69,12 @@ class Resuming:
     def bring_back(self, facts: Facts) -> Facts:
         """Take a save back: the machine runs on from its memory, on its old images; the state file goes.
 
-        Never from its memory once it has run on: its disks are newer then.
+        Never from its memory once it has run on, or was run by somebody else: its disks are newer then.
         """
-        order, is_past = self._order, any(fact in facts for fact in ("ran_on", "downtime", "go_began"))
-        saved_memory.bring_back(self._host, order.machine, order.power, order.state_candidates, is_past=is_past)
+        order, candidates = self._order, self._order.state_candidates
+        is_past = any(fact in facts for fact in ("ran_on", "downtime", "go_began"))
+        is_past |= any(saved_memory.is_older_than_disks(self._host, state, order.disks) for state in candidates)
+        saved_memory.bring_back(self._host, order.machine, order.power, candidates, is_past=is_past)
         return NO_FACTS
 
     # resuming

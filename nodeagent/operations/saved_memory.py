@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 
 from nodeagent.host.folders import open_folder
 from nodeagent.host.hypervisor import View, is_complete_state
-from nodeagent.order import OrderDisk
-from nodeagent.steps import Host
+from nodeagent.order import Order, OrderDisk
+from nodeagent.steps import Facts, Host
 from vmkeep.contract.errors import TryLater
 from vmkeep.contract.machine import Power
 
@@ -34,6 +34,13 @@ def is_older_than_disks(host: Host, path: PurePosixPath, disks: Sequence[OrderDi
     saved = _written(host, path)
     images = (_written(host, PurePosixPath(disk.path)) for disk in disks)
     return saved is not None and any(image is not None and image > saved for image in images)
+
+
+def refuse_if_past(host: Host, order: Order, facts: Facts) -> None:
+    """Refused where somebody ran the machine since it was saved: its memory must not meet what its disks are now."""
+    state = facts.get("state_path")
+    if state and is_older_than_disks(host, PurePosixPath(str(state)), order.disks):
+        raise order.started_by_another
 
 
 def _written(host: Host, path: PurePosixPath) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Folder, open_folder
+from nodeagent.operations import saved_memory
 from nodeagent.operations.overlays import overlay_name, write_back
 from nodeagent.operations.streaming import make_whole
 from nodeagent.order import Order, OrderDisk
@@ -66,9 +67,10 @@ class Swapping:
                 images.remove(self._new_name(disk))
         return NO_FACTS
 
-    def swap(self, _facts: Facts) -> Facts:
+    def swap(self, facts: Facts) -> Facts:
         """Put every overlay in its place."""
         self._refuse_if_started_by_another()
+        saved_memory.refuse_if_past(self._host, self._order, facts)
         for disk in self._order.disks:
             with self._folders(disk) as (images, retain):
                 if not self._is_swapped(images, disk):
