@@ -5,6 +5,7 @@ Every call raises HostFailure for what libvirt refuses and HypervisorAway where 
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import libvirt
@@ -12,6 +13,7 @@ import libvirt
 from nodeagent.host.connection import Connection
 from nodeagent.host.description import Description, describe, has_connected_agent, is_mirror_ready, snapshot_request
 from nodeagent.host.errors import HostFailure
+from nodeagent.host.pausing import short_pause
 from vmkeep.contract.machine import Power
 
 _STATE_MAGIC_COMPLETE = b"LibvirtQemudSave"
@@ -172,7 +174,8 @@ class Hypervisor:
         with self._connected() as connection:
             domain = _known(connection, name)
             others = [disk.target for disk in describe(domain.XMLDesc(0)).disks if disk.target not in overlays]
-            domain.snapshotCreateXML(snapshot_request(overlays, others, memory), flags)
+            with short_pause(domain) if memory else nullcontext():
+                domain.snapshotCreateXML(snapshot_request(overlays, others, memory), flags)
 
     def limit_agent(self, name: str, seconds: int) -> bool:
         """Give the agent inside the guest so long to answer; False where there is none that is connected."""

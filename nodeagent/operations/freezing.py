@@ -5,6 +5,7 @@ agent, the call has it freeze its filesystems around the instant; whatever goes 
 quiesced. Called by the snapshot's plan.
 """
 
+import contextlib
 from pathlib import PurePosixPath
 
 from nodeagent.host.errors import HostFailure
@@ -34,19 +35,32 @@ class Freezing:
             raise Refused(
                 ReturnValue.GUEST_STOPPED, f"{self._order.machine} was switched off before it could be frozen"
             )
-        for disk in self._order.disks:
-            write_back(self._host, self._order, disk)
         if not self._order.has_memory:
             return self._freeze_disks()
         if view.power is Power.PAUSED:
             # Its images would be given up with its memory, and could not be written to until it runs.
             raise Refused(ReturnValue.GUEST_STOPPED, f"{self._order.machine} was paused before it could be frozen")
-        saved_memory.drop(self._host, [self._state])
-        self._host.hypervisor.freeze(self._order.machine, self._overlays, str(self._state))
-        return {"state_path": str(self._state), "consistency": "state"}
+        return self._freeze_with_memory()
+
+    def _freeze_with_memory(self) -> Facts:
+        """The memory goes to the RAM disk if that goes well, else to retain."""
+        *places, last = self._order.state_candidates
+        for place in places:
+            with contextlib.suppress(HostFailure):
+                return self._freeze_to(place)
+        return self._freeze_to(last)
+
+    def _freeze_to(self, place: PurePosixPath) -> Facts:
+        saved_memory.drop(self._host, self._order.state_candidates)
+        for disk in self._order.disks:
+            write_back(self._host, self._order, disk)
+        self._host.hypervisor.freeze(self._order.machine, self._overlays, str(place))
+        return {"state_path": str(place), "consistency": "state"}
 
     def _freeze_disks(self) -> Facts:
         name, hypervisor = self._order.machine, self._host.hypervisor
+        for disk in self._order.disks:
+            write_back(self._host, self._order, disk)
         if not hypervisor.limit_agent(name, self._order.freeze_seconds):
             hypervisor.freeze(name, self._overlays, None)
             return {"consistency": "crash"}
@@ -68,10 +82,11 @@ class Freezing:
             return None
         if not self._order.has_memory:
             return {"consistency": "crash"}
-        if not saved_memory.is_complete(self._host, self._state):
-            return None
-        self._let_run()
-        return {"state_path": str(self._state), "consistency": "state"}
+        for place in self._order.state_candidates:
+            if saved_memory.is_complete(self._host, place):
+                self._let_run()
+                return {"state_path": str(place), "consistency": "state"}
+        return None
 
     def unfreeze(self, _facts: Facts) -> Facts:
         """Write the overlays back: the machine is as it was."""
@@ -79,7 +94,7 @@ class Freezing:
             self._thaw()
         for disk in self._order.disks:
             write_back(self._host, self._order, disk)
-        saved_memory.drop(self._host, [self._state])
+        saved_memory.drop(self._host, self._order.state_candidates)
         self._let_run()
         return NO_FACTS
 
@@ -112,10 +127,6 @@ class Freezing:
 
     def _overlay(self, disk: OrderDisk) -> str:
         return str(overlay_of(disk, self._order.timestamp))
-
-    @property
-    def _state(self) -> PurePosixPath:
-        return self._order.paths.retain / self._order.paths.state
 
     def _look(self) -> View | None:
         return self._host.hypervisor.look(self._order.machine)

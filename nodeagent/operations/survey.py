@@ -95,9 +95,7 @@ class Surveyor:
         order, why = chosen(order, plan.method, view.xml, self.host)
         memory = view.description.memory if order.has_memory else 0
         require_room(order, self.host.roots, memory)
-        # What is written while the machine runs needs no faster place.
-        wished = None if order.route.freezes else plan.ram_disk
-        ram_disk, warning = choose_ram_disk(order, wished, self.host.roots, memory)
+        ram_disk, warning = choose_ram_disk(order, plan.ram_disk, self.host.roots, memory)
         return order.model_copy(update={"ram_disk": ram_disk, "warning": "; ".join(filter(None, (why, warning)))})
 
     def _merge(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
