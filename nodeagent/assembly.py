@@ -9,7 +9,9 @@ from pathlib import Path
 import structlog
 
 from nodeagent.cycle import Agent
+from nodeagent.host.cloning import can_clone
 from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import open_folder
 from nodeagent.host.hypervisor import Hypervisor
 from nodeagent.host.images import Images
 from nodeagent.host.programs import run
@@ -39,6 +41,12 @@ class Assembly:
     def watch(self, wake: Callable[[], None]) -> Watcher:
         """Wake up whenever a leaf asks for work."""
         return self.shop.catalogue.store.watch(self.shop.catalogue.tree.machines, CONCERNING_AGENTS, wake)
+
+    def clones(self) -> dict[str, bool]:
+        """For every two roots of this node whether files can be cloned from one to the other; tried, and remembered."""
+        settings = self.settings
+        pairs = ((image, place) for image in settings.image_roots for place in settings.allowed_roots)
+        return {f"{image} → {place}": _can_clone(image, place) for image, place in pairs if _are_there(image, place)}
 
     def stop_copying(self) -> None:
         """Ask copies at work to stop: they are begun anew by the next start. No machine stands still for them."""
@@ -109,7 +117,19 @@ def findings(assembly: Assembly) -> list[tuple[str, str, bool]]:
     ]
     roots = dict.fromkeys((*settings.allowed_roots, *settings.image_roots))
     asked += [(f"root {root}", partial(_directory, root)) for root in roots]
+    asked += [
+        ("clones", lambda: ", ".join(f"{pair}: {'yes' if can else 'no'}" for pair, can in assembly.clones().items()))
+    ]
     return [(what, *_ask(question)) for what, question in asked]
+
+
+def _are_there(*roots: str) -> bool:
+    return all(Path(root).is_dir() for root in roots)
+
+
+def _can_clone(source: str, target: str) -> bool:
+    with open_folder(Path(source), [source]) as images, open_folder(Path(target), [target]) as place:
+        return can_clone(images, place)
 
 
 def _ask(question: Callable[[], str]) -> tuple[str, bool]:
