@@ -131,10 +131,18 @@ def snapshot_request(overlays: Mapping[str, str], others: Sequence[str], memory:
     return etree.tostring(root, encoding="unicode")
 
 
+def has_agent_channel(xml: str) -> bool:
+    """Whether there is a channel for QEMU's agent inside the guest."""
+    return bool(_agent_channels(xml))
+
+
 def has_connected_agent(xml: str) -> bool:
     """Whether QEMU's agent inside the guest has opened its channel."""
-    found = parse_xml(xml).findall("devices/channel/target[@name='org.qemu.guest_agent.0']")
-    return any(target.get("state") == "connected" for target in found)
+    return any(target.get("state") == "connected" for target in _agent_channels(xml))
+
+
+def _agent_channels(xml: str) -> list[etree._Element]:
+    return parse_xml(xml).findall("devices/channel/target[@name='org.qemu.guest_agent.0']")
 
 
 def is_mirror_ready(xml: str, target: str) -> bool:

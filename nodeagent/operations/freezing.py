@@ -6,8 +6,10 @@ quiesced. Called by the snapshot's plan.
 """
 
 import contextlib
+import time
 from pathlib import PurePosixPath
 
+from nodeagent.host.description import has_agent_channel
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.hypervisor import View
 from nodeagent.operations import saved_memory
@@ -19,6 +21,7 @@ from vmkeep.contract.errors import Refused
 from vmkeep.contract.machine import Power
 
 _THAW_SECONDS = 10
+_POLL_SECONDS = 0.2
 
 
 class Freezing:
@@ -36,7 +39,7 @@ class Freezing:
                 ReturnValue.GUEST_STOPPED, f"{self._order.machine} was switched off before it could be frozen"
             )
         if not self._order.has_memory:
-            return self._freeze_disks()
+            return self._freeze_disks(can_answer=view.power is Power.RUNNING)
         if view.power is Power.PAUSED:
             # Its images would be given up with its memory, and could not be written to until it runs.
             raise Refused(ReturnValue.GUEST_STOPPED, f"{self._order.machine} was paused before it could be frozen")
@@ -57,11 +60,11 @@ class Freezing:
         self._host.hypervisor.freeze(self._order.machine, self._overlays, str(place))
         return {"state_path": str(place), "consistency": "state"}
 
-    def _freeze_disks(self) -> Facts:
+    def _freeze_disks(self, *, can_answer: bool) -> Facts:
         name, hypervisor = self._order.machine, self._host.hypervisor
         for disk in self._order.disks:
             write_back(self._host, self._order, disk)
-        if not hypervisor.limit_agent(name, self._order.freeze_seconds):
+        if not can_answer or not hypervisor.limit_agent(name, self._order.freeze_seconds):
             hypervisor.freeze(name, self._overlays, None)
             return {"consistency": "crash"}
         try:
@@ -99,14 +102,25 @@ class Freezing:
         return NO_FACTS
 
     def _thaw(self) -> bool:
-        """Thaw what may be frozen; False where the agent inside does not answer. What is not frozen stays as it is."""
-        view = self._look()
-        if view is None or not view.is_active:
-            return True
-        if not self._host.hypervisor.limit_agent(self._order.machine, _THAW_SECONDS):
-            return False
+        """Thaw what may be frozen; False where the agent inside does not do it. What is not frozen stays as it is.
+
+        One that died with its filesystems frozen is started anew by the guest, which may take a moment.
+        """
+        deadline = time.monotonic() + _THAW_SECONDS
+        while not self._thaw_once():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)  # a hypervisor's event would tell only of the channel
+        return True
+
+    def _thaw_once(self) -> bool:
+        view, name = self._look(), self._order.machine
+        if view is None or view.power is not Power.RUNNING or not has_agent_channel(view.xml):
+            return True  # nobody there to freeze anything
         try:
-            self._host.hypervisor.thaw(self._order.machine)
+            if not self._host.hypervisor.limit_agent(name, _THAW_SECONDS):
+                return False
+            self._host.hypervisor.thaw(name)
         except HostFailure:
             return False
         return True

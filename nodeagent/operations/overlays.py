@@ -25,7 +25,7 @@ from vmkeep.contract.errors import TryLater
 _ROUNDS = 5  # a machine may be switched on or off between looking and acting, but not forever
 _OVERLAY = re.compile(r"\.(.+)\.\d{8}T\d{6}Z")
 _MARK = ".written-back"
-_CLOSING_SECONDS, _POLL_SECONDS = 10.0, 0.1
+_CLOSING_SECONDS, _POLL_SECONDS = 5.0, 0.1
 
 
 def overlay_name(image: str, timestamp: str) -> str:

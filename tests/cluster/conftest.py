@@ -22,7 +22,7 @@ def agents(cluster: ClusterFactory) -> Iterator[Lab]:
 def guests_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
     """A guest that counts takes a good part of a core; the next test shall have it."""
     yield
-    if "backed_up" in request.fixturenames:
+    if {"backed_up", "with_agent"} & set(request.fixturenames):
         return  # a machine of a whole module; its fixture ends it
     for name in {"agents", "whole"} & set(request.fixturenames):
         lab = request.getfixturevalue(name)
