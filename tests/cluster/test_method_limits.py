@@ -408,8 +408,6 @@ def test_our_agent_killed_while_filesystems_are_being_frozen_leaves_none_frozen(
     plain.ask(with_agent.name, leaf, "snapshot")
     journals = with_agent.node.state / "journal"
     until("the freeze to begin", lambda: any('"freeze"' in path.read_text() for path in journals.glob("*.journal")), 20)
-    domain = with_agent.node.domain(with_agent.name)
-    until("libvirt to be at it", lambda: domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE, 10)
     agents.kill_agent(with_agent.node.name)
     agents.start_agent(with_agent.node.name)
     assert plain.wait(with_agent.name, leaf, "snapshotted")["sstProvisioningMode"] == ["snapshotted"]

@@ -236,7 +236,7 @@ def merge_again(counting: Counting, leaf: str, *, is_possible: bool) -> None:
     counting.plain.ask(name, leaf, "merge")
     assert agent(counting.machine) == 0
     assert "its instant is gone" in counting.sentence(leaf, "merging")
-    assert files_below(sets.directory_of(counting.machine, leaf)) == []
+    assert not sets.directory_of(counting.machine, leaf).exists()
     clear_retain(counting.machine)
 
 
