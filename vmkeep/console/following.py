@@ -3,8 +3,11 @@
 Nothing is missed for good: every wake-up, and every few seconds without one, leads to a fresh read.
 """
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Self
 
@@ -52,18 +55,41 @@ class Following:
         trouble = ""
         while True:
             try:
-                yield self._catalogue.leaf(self._leaf.dn)
+                with self._uninterrupted():
+                    leaf = self._catalogue.leaf(self._leaf.dn)
                 trouble = ""
+                yield leaf
             except TryLater as why:
                 trouble = f"; {why}"
             remaining = self._deadline - self._clock()
             if remaining <= 0:
                 raise TimeIsUp(f"{self._leaf.machine}: not done within {self._seconds:g} s{trouble}")
-            self._wait(min(remaining, _LOOK_ANYWAY))
+            with self._uninterrupted():
+                self._wait(min(remaining, _LOOK_ANYWAY))
 
     def patience_from_now(self) -> None:
         """Begin the time anew: a person's thinking is not the machine's doing."""
         self._deadline = self._clock() + self._seconds
+
+    @contextmanager
+    def _uninterrupted(self) -> Iterator[None]:
+        """Ctrl-C is heard once this is over: inside the LDAP client it could be swallowed."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        heard: list[int] = []
+
+        def hear(signum: int, _frame: object) -> None:
+            heard.append(signum)
+            self._wakes.put(None)
+
+        before = signal.signal(signal.SIGINT, hear)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if heard:
+            raise KeyboardInterrupt
 
     def _wait(self, seconds: float) -> None:
         try:
