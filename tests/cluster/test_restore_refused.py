@@ -15,6 +15,7 @@ from lab.waiting import until
 from tests.cluster import sets
 from tests.cluster.conftest import end
 from tests.cluster.plain import Plain, files_below
+from tests.cluster.test_restore import left_in_retain
 
 DIGEST = "vmkeepManifestDigest"
 
@@ -87,7 +88,7 @@ def as_before(backed_up: BackedUp) -> Iterator[BackedUp]:
     backed_up.lab.wait_for_count(backed_up.machine.name, 5)
     backed_up.back_out()
     assert backed_up.state() == before
-    assert files_below(backed_up.machine.node.retain) == []
+    assert left_in_retain(backed_up.machine) == []
 
 
 def flip(path: Path, at: int) -> None:
@@ -307,7 +308,7 @@ def put_back(backed_up: BackedUp) -> Iterator[BackedUp]:
     assert now > last, "its memory went on"
     backed_up.back_out()
     assert backed_up.state() == before
-    assert files_below(backed_up.machine.node.retain) == []
+    assert left_in_retain(backed_up.machine) == []
 
 
 def damage_memory(as_before: BackedUp) -> None:
