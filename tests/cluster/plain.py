@@ -69,6 +69,10 @@ class Plain:
         lines += [f"{name}: {value}" for name, value in plan.items()]
         self.add("\n".join(lines) + "\n")
 
+    def free_timestamp(self, machine: str) -> str:
+        """A name for a leaf made now; a machine that is off is backed up and restored within one second."""
+        return until("a second without a leaf", lambda: None if self.leaf(machine, now := timestamp()) else now, 10)
+
     def add_leaf(self, machine: str, leaf: str, mode: str = "initialized") -> None:
         """A leaf as a plain tool makes it: none of vmkeep's own classes."""
         if not self.read(self.lab.tree.machine_plan(machine)):
@@ -108,7 +112,7 @@ class Plain:
 
     def back_up(self, machine: str, leaf: str | None = None) -> str:
         """A whole backup without any controller."""
-        leaf = leaf or timestamp()
+        leaf = leaf or self.free_timestamp(machine)
         self.add_leaf(machine, leaf)
         for mode, done in (("snapshot", "snapshotted"), ("merge", "merged"), ("retain", "retained")):
             self.step(machine, leaf, mode, done)
@@ -151,7 +155,7 @@ class Plain:
 
     def fail(self, machine: str, leaf: str | None = None) -> tuple[int, str]:
         """Ask for a snapshot that has to fail; its return value and message."""
-        leaf = leaf or timestamp()
+        leaf = leaf or self.free_timestamp(machine)
         self.add_leaf(machine, leaf)
         self.ask(machine, leaf, "snapshot")
         entry = self.wait(machine, leaf, "snapshotted")

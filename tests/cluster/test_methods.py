@@ -19,7 +19,7 @@ from lab.waiting import until
 from tests.cluster import sets
 from tests.cluster.conftest import end
 from tests.cluster.plain import Plain, files_below
-from tests.cluster.test_restore import assert_cleared, counts_after, definition, power, same_content
+from tests.cluster.test_restore import assert_cleared, definition, power, same_content
 from tests.conftest import ClusterFactory
 
 DIMENSIONS = (
@@ -153,10 +153,10 @@ def assert_runs_from(
 
     plain.restore(machine.name, leaf)
 
-    lab_counts = until("counts after the restore", lambda: backwards(counts_after(machine.serial, offset)), 60)
+    lab_counts = until("counts after the restore", lambda: backwards(ticks.counts_since(machine.serial, offset)), 60)
     if with_memory:
         assert lab_counts[0] in (max(at_instant), max(at_instant) + 1), "memory and disk are of one instant"
-    until("the guest to count on", lambda: len(backwards(counts_after(machine.serial, offset))) > 60, 60)
+    until("the guest to count on", lambda: len(backwards(ticks.counts_since(machine.serial, offset))) > 60, 60)
     assert " BAD" not in machine.serial.read_text(errors="replace")[offset:]
 
 

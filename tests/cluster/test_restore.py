@@ -39,14 +39,6 @@ def definition(machine: Machine) -> bytes:
     return etree.tostring(root, method="c14n")
 
 
-def counts_after(serial: Path, offset: int) -> list[int]:
-    """What the guest counted from a place in its log on."""
-    if not serial.exists():
-        return []
-    lines = serial.read_bytes()[offset:].split(b"\n")[:-1]
-    return [int(line.split()[1]) for line in lines if line.startswith(b"T ")]
-
-
 def left_in_retain(machine: Machine) -> list[str]:
     return [name for name in files_below(machine.node.retain) if f"/{machine.name}/" in f"/{name}"]
 
@@ -92,7 +84,7 @@ def test_a_machine_is_back_as_it_was_at_its_instant(kind: str, agents: Lab, plai
     assert power(machine) == before
     assert definition(machine) == described
     if counts:
-        counted = counts_after(machine.serial, offset)
+        counted = ticks.counts_since(machine.serial, offset)
         back = next(after for count, after in itertools.pairwise(counted) if after < count)
         assert back in (at_instant[0], at_instant[0] + 1), "memory and disk are of one instant"
         agents.wait_for_count(machine.name, 60)
@@ -126,7 +118,7 @@ def test_hours_of_later_writes_are_gone(agents: Lab, plain: Plain) -> None:
     plain.restore(machine.name, leaf)
 
     agents.wait_for_count(machine.name, 120)
-    counted = counts_after(machine.serial, offset)
+    counted = ticks.counts_since(machine.serial, offset)
     assert {at_instant, at_instant + 1} & set(counted)
     log = machine.serial.read_text(errors="replace")[offset:]
     after = log[max(log.rfind(f"T {at_instant} "), log.rfind(f"T {at_instant + 1} ")) :]

@@ -18,7 +18,7 @@ from lab.waiting import until
 from tests.cluster import sets
 from tests.cluster.history import transcript
 from tests.cluster.plain import Plain, files_below
-from tests.cluster.test_restore import assert_cleared, counts_after
+from tests.cluster.test_restore import assert_cleared
 from tests.conftest import ClusterFactory
 
 STEPS = (Path(__file__).parent / "transcripts/restore.txt").read_text().splitlines()
@@ -64,7 +64,7 @@ def assert_runs_from(lab: Lab, machine: Machine, leaf: str, offset: int) -> None
     disks = [folder / file["name"] for file in sets.manifest(folder)["files"] if file["role"] == "disk"]
     at_instant = max(ticks.newest_on_disk(disk) for disk in disks)
     lab.wait_for_count(machine.name, 60)
-    assert counts_after(machine.serial, offset)[0] in (at_instant, at_instant + 1)
+    assert ticks.counts_since(machine.serial, offset)[0] in (at_instant, at_instant + 1)
     assert " BAD" not in machine.serial.read_text(errors="replace")[offset:]
 
 
@@ -294,7 +294,7 @@ def test_a_machine_of_a_lost_node_comes_back_on_another(whole: Lab, plain: Plain
             machine.name, other, machine.spec, machine.uuid, (), other.folder / "serial" / machine.serial.name
         )
         at_instant = ticks.newest_on_disk(next(path for path in folder.iterdir() if ".qcow2." in path.name))
-        first = until("a count on the other node", lambda: counts_after(moved.serial, 0)[:1], 60)[0]
+        first = until("a count on the other node", lambda: ticks.counts_since(moved.serial, 0)[:1], 60)[0]
         assert first in (at_instant, at_instant + 1)
         assert plain.read(plain.machine_dn(machine.name))["sstNode"] == [other.name]
         assert [name for name in files_below(other.retain) if machine.name in name] == []

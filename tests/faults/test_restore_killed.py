@@ -75,8 +75,7 @@ class Kept:
         return ticks.newest_on_disk(self.folder / name)
 
     def counts_from(self, offset: int) -> list[int]:
-        text = self.machine.serial.read_bytes()[offset:].decode(errors="replace")
-        return [int(line.split()[1]) for line in text.splitlines()[:-1] if line.startswith("T ")][1:]
+        return ticks.counts_since(self.machine.serial, offset)
 
     def ask(self, mode: str) -> None:
         self.plain.ask(self.machine.name, self.leaf, mode)

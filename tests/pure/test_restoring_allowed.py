@@ -132,7 +132,7 @@ HOSTILE = {
     "randomness from a file": (description("<rng><backend model='random'>/etc/shadow</backend></rng>"), "/dev/urandom"),
     "randomness from a daemon": (description("<rng><backend model='egd' type='unix'/></rng>"), "egd"),
     "the host's keyboard": (description("<input type='evdev'><source dev='/dev/input/event0'/></input>"), "input device"),
-    "the host's screen": (description("<graphics type='sdl' xauth='/root/.Xauthority'/>"), "type sdl"),
+    "the host's screen": (description("<graphics type='sdl' xauth='/home/admin/.Xauthority'/>"), "type sdl"),
     "the host's GPU": (description("<graphics type='spice'><gl enable='yes' rendernode='/dev/dri/renderD128'/></graphics>"), "path where none"),
     "the host's smartcard": (description("<smartcard mode='host'/>"), "smartcard"),
     "a fixed label": (description(top="<seclabel type='static' model='dac'><label>root:root</label></seclabel>"), "seclabel"),
