@@ -53,6 +53,7 @@ class Content:
     digest: str
 
 
+_AFTER_OTHERS = Pace()
 # A machine stands still until it is done: nobody else goes first.
 AT_ONCE = Pace(idle=False)
 
@@ -61,15 +62,12 @@ def no_progress(_done: int) -> None:
     """For callers that show nothing."""
 
 
-AT_ONCE = Pace()
-
-
 def copy_file(
     source: tuple[Folder, str],
     target: tuple[Folder, str],
     access: Access,
     progress: Progress = no_progress,
-    pace: Pace = AT_ONCE,
+    pace: Pace = _AFTER_OTHERS,
 ) -> Content:
     """Copy one file under a partial name, make it durable, then give it its name. Never over an existing file.
 
@@ -88,7 +86,7 @@ def digest_file(
     name: str,
     progress: Progress = no_progress,
     given_up: threading.Event | None = None,
-    pace: Pace = AT_ONCE,
+    pace: Pace = _AFTER_OTHERS,
 ) -> Content:
     """Read a file once for its digest.
 

@@ -13,7 +13,7 @@ import pytest
 from blake3 import blake3
 
 from lab.filesystems import is_known, own_filesystem
-from nodeagent.host.copying import Content, Pace, Stopped, copy_file, digest_file
+from nodeagent.host.copying import AT_ONCE, Content, Pace, Stopped, copy_file, digest_file
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, open_folder
 from nodeagent.host.priority import disk_class
@@ -290,7 +290,7 @@ def test_a_copy_lets_others_go_first_at_the_disk_and_then_its_thread_does_no_mor
     (source.path / "a").write_bytes(b"content")
     copy_file((source, "a"), (beside, "b"), Access(), lambda _done: seen.append(disk_class()))
     digest_file(source, "a", lambda _done: seen.append(disk_class()))
-    copy_file((source, "a"), (beside, "c"), Access(), lambda _done: seen.append(disk_class()), Pace(idle=False))
+    copy_file((source, "a"), (beside, "c"), Access(), lambda _done: seen.append(disk_class()), AT_ONCE)
     assert seen == [IDLE << 13, IDLE << 13, before]
     assert disk_class() == before
 
