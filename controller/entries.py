@@ -4,6 +4,7 @@ Called by the cycle. The entry as it is is kept on the leaf before the first cha
 it again to the same end: what is kept is never written twice, and a change that is made already is none.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from controller.actions import ENTRIES, RESTORES_OWN, Action, BringInLine, PutBack
@@ -11,10 +12,10 @@ from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import NOW, Leaf
 from vmkeep.contract.modes import Mode
-from vmkeep.contract.names import Attribute
+from vmkeep.contract.names import Attribute, ObjectClass
 from vmkeep.contract.timestamps import is_timestamp, to_timestamp
 from vmkeep.directory.alignment import align, changes, read_before, read_saved
-from vmkeep.directory.catalogue import Catalogue
+from vmkeep.directory.catalogue import Catalogue, disk_of
 from vmkeep.directory.equality import normal_dn
 from vmkeep.directory.ldif_text import to_ldif
 from vmkeep.directory.port import Claim, Entry
@@ -62,10 +63,24 @@ def _bring_in_line(catalogue: Catalogue, decided: Leaf, now: datetime) -> Action
 def _aligned(catalogue: Catalogue, leaf: Leaf, live: list[Entry]) -> bool:
     """False where the leaf moved meanwhile."""
     saved = read_saved(leaf.entry, leaf.machine, catalogue.tree)
+    _refuse_images_of_others(catalogue, leaf.machine, saved)
     if not leaf.entry_before and not _kept(catalogue, leaf, live):
         return False
     align(catalogue.store, changes(saved, live, leaf.machine, catalogue.tree))
     return True
+
+
+def _refuse_images_of_others(catalogue: Catalogue, machine: str, saved: Sequence[Entry]) -> None:
+    """An agent knows the machines of its own node alone; on shared storage others may have their images there."""
+    disks = [disk_of(entry) for entry in saved if entry.has_class(ObjectClass.DISK)]
+    targets = {disk.source: disk.target for disk in disks if disk.source and disk.is_backed_up}
+    for owner, path, dn in catalogue.naming_images(targets) if targets else ():
+        if owner.casefold() != machine.casefold():
+            raise Refused(
+                ReturnValue.UNEXPECTED_IMAGE,
+                f"{machine}: the image {path} of {targets[path]} belongs to {owner} ({dn}); give the disk another path "
+                "in the description and the LDIF in retain",
+            )
 
 
 def _kept(catalogue: Catalogue, leaf: Leaf, live: list[Entry]) -> bool:
@@ -86,7 +101,8 @@ def _given_up(catalogue: Catalogue, leaf: Leaf, why: Refused, now: datetime) -> 
     except Refused as second:
         removed = ()
         message = f"{leaf.machine}: {named}; and {_NOT_PUT_BACK}: {second.sentence}"
-    code = ReturnValue.CANNOT_SAVE_BACKEND_ENTRY
+    is_taken = why.code is ReturnValue.UNEXPECTED_IMAGE
+    code = why.code if is_taken else ReturnValue.CANNOT_SAVE_BACKEND_ENTRY
     return Action(fresh, Mode.UNRETAINED_LARGE_FILES, to_timestamp(now), code, message, removed=removed)
 
 

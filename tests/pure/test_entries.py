@@ -264,6 +264,39 @@ def test_an_entry_that_may_not_be_written_ends_in_29_and_nothing_is_changed(entr
     assert shape(store, of_machine=True) == before
 
 
+OF_DB = f"sstDisk=vdx,ou=devices,{TREE.machine('db')}"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "code"),
+    [
+        ({}, "/var/virtualization/old/vdb.qcow2", 103),
+        ({}, "/var/virtualization/OLD/vdb.qcow2", 0),
+        ({}, "/var/virtualization/old/vdb.qcow2.other", 0),
+        ({"sstDevice": "cdrom"}, "/var/virtualization/old/vdb.qcow2", 0),
+        ({"sstReadonly": "TRUE"}, "/var/virtualization/old/vdb.qcow2", 0),
+    ],
+    ids=["the same", "in other letters", "longer", "our CD-ROM", "read only"],
+)
+def test_a_machine_does_not_get_an_image_that_another_machines_entry_names(
+    ours: dict[str, str], theirs: str, code: int
+) -> None:
+    saved = (*SAVED[:3], _disk("vdb", "/var/virtualization/old/vdb.qcow2", **ours))
+    store = directory(LIVE, "unretainedLargeFiles", vmkeepEntry=text(saved))
+    before = shape(store, of_machine=True)
+    store.add(*_unit(f"ou=devices,{TREE.machine('db')}"))
+    store.add(OF_DB, _disk("vdx", theirs)[1])
+
+    turn(store)
+
+    leaf = leaf_in(store)
+    assert (leaf.raw_mode, leaf.return_value) == ("unretainedLargeFiles" if code else "restore", code)
+    if code:
+        said = f"web: the image {theirs} of vdb belongs to db ({OF_DB}); give the disk another path"
+        assert leaf.message.startswith(said)
+        assert (leaf.entry_before, shape(store, of_machine=True)) == ("", before)
+
+
 @pytest.mark.parametrize("refused", [dn for dn, _ in (*SAVED, LIVE[3]) if dn != DEVICES])
 def test_where_the_directory_refuses_a_part_all_is_put_back_and_the_leaf_says_29(refused: str) -> None:
     inner = directory(LIVE, "unretainedLargeFiles", vmkeepEntry=text(SAVED))

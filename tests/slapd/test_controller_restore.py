@@ -57,13 +57,13 @@ def cluster(cluster_of_peers: ClusterOfPeers) -> Iterator[ClusterOfPeers]:
         cluster.slapd.delete(machine["dn"][0])
 
 
-def devices(cluster: ClusterOfPeers) -> str:
-    return f"ou=devices,{cluster.tree.machine(MACHINE)}"
+def devices(cluster: ClusterOfPeers, machine: str = MACHINE) -> str:
+    return f"ou=devices,{cluster.tree.machine(machine)}"
 
 
-def disk(cluster: ClusterOfPeers, target: str, path: str) -> str:
+def disk(cluster: ClusterOfPeers, target: str, path: str, machine: str = MACHINE) -> str:
     return (
-        f"dn: sstDisk={target},{devices(cluster)}\nobjectClass: sstVirtualizationVirtualMachineDisk\n"
+        f"dn: sstDisk={target},{devices(cluster, machine)}\nobjectClass: sstVirtualizationVirtualMachineDisk\n"
         f"sstDisk: {target}\nsstDevice: disk\nsstType: file\nsstTargetBus: virtio\nsstSourceFile: {path}\n"
     )
 
@@ -205,6 +205,27 @@ def test_an_entry_the_directory_refuses_halfway_is_put_back_and_can_be_mended(cl
 
     assert entries(cluster)[cluster.tree.machine(MACHINE)]["sstMemory"] == ["524288"]
     assert "vmkeepMessage" not in leaf(cluster)
+
+
+def test_an_image_of_a_machine_on_another_node_is_not_written_over(cluster: ClusterOfPeers) -> None:
+    before = without(entries(cluster, "*", "+"), cluster, machine=False)
+    hers = devices(cluster, "db")
+    cluster.set(cluster.tree.machine("db"), sstNode="n2")
+    cluster.slapd.add(f"dn: {hers}\nobjectClass: organizationalUnit\nou: devices\n")
+    cluster.slapd.add(disk(cluster, "vdx", "/var/virtualization/then/vdc.qcow2", machine="db"))
+    with serving(cluster), cluster.peer(Script(saved={MACHINE: saved(cluster)})):
+        edit(cluster, "restore-small-files")
+        go_on_from_small_files(cluster)
+        cluster.wait_for("it is refused", lambda: mode(cluster) == ("unretainedLargeFiles", "103"))
+        [message] = leaf(cluster)["vmkeepMessage"]
+        taken = f"{MACHINE}: the image /var/virtualization/then/vdc.qcow2 of vdc belongs to db (sstDisk=vdx,{hers})"
+        assert message.startswith(taken)
+        assert "vmkeepEntryBefore" not in leaf(cluster)
+        assert without(entries(cluster, "*", "+"), cluster, machine=False) == before
+
+        cluster.set(f"sstDisk=vdx,{hers}", sstSourceFile="/var/virtualization/then/VDC.qcow2")
+        edit(cluster, "restore-large-files-again", of="unretainedLargeFiles")
+        cluster.wait_for("the restore is finished", lambda: mode(cluster) == ("finished", "0"))
 
 
 def test_backing_out_after_a_look_leaves_the_leaf_as_it_was(cluster: ClusterOfPeers) -> None:

@@ -4,7 +4,7 @@ The controller, the agent and the console read through this; a leaf's mode is wr
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vmkeep.contract.leaf import NOW, Leaf, Wishes
@@ -18,6 +18,8 @@ from vmkeep.directory.port import AllOf, AnyOf, Claim, Entry, Equals, Filter, Sc
 _LEAF_DN = re.compile(
     rf"ou=([^,\\]+),\s*ou=backup,\s*{Attribute.MACHINE}=((?:\\.|[^,\\])+),\s*ou=virtual machines,", re.IGNORECASE
 )
+# Greedy: the last such part names the machine, whatever the names below it hold.
+_OF_MACHINE = re.compile(rf"(?:.*,)?\s*{Attribute.MACHINE}=((?:\\.|[^,\\])+),\s*ou=virtual machines,", re.IGNORECASE)
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 _ESCAPED = re.compile(r"((?:\\[0-9A-Fa-f]{2})+)|\\(.)")
 LEAVES = Equals("objectClass", ObjectClass.PROVISIONING)
@@ -73,6 +75,15 @@ class Catalogue:
         entries = self.store.search(self.tree.machine(name))
         kept = [entry for entry in entries if not entry.has_class(ObjectClass.PROVISIONING)]
         return sorted(kept, key=lambda entry: (_depth(entry.dn), entry.dn))
+
+    def naming_images(self, paths: Collection[str]) -> Iterator[tuple[str, str, str]]:
+        """Machine, path and DN of every entry whose sstSourceFile is one of these paths, to the letter."""
+        wanted = AnyOf(tuple(Equals(Attribute.SOURCE_FILE, path) for path in paths))
+        for entry in self.store.search(self.tree.machines, wanted, attributes=(Attribute.SOURCE_FILE,)):
+            found, path = _OF_MACHINE.match(entry.dn), entry.first(Attribute.SOURCE_FILE)
+            # The server compares without case; to the host /a and /A are two files.
+            if found and path in paths:
+                yield unescape_rdn(found.group(1)), path, entry.dn
 
     # plans
 
