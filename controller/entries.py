@@ -10,7 +10,7 @@ from datetime import datetime
 from controller.actions import ENTRIES, RESTORES_OWN, Action, BringInLine, PutBack
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
-from vmkeep.contract.leaf import NOW, Leaf
+from vmkeep.contract.leaf import NOT_PUT_BACK, NOW, Leaf
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute, ObjectClass
 from vmkeep.contract.timestamps import is_timestamp, to_timestamp
@@ -24,7 +24,7 @@ _HOW_TO_GO_ON = (
     "the machine's entry is as it was before; mend the LDIF in retain (or the directory) and set unretainLargeFiles "
     "again, or back out with finished"
 )
-_NOT_PUT_BACK = "its entry could not be put back from vmkeepEntryBefore, which holds it as it was; do that by hand"
+_NOT_PUT_BACK = f"its entry {NOT_PUT_BACK} from vmkeepEntryBefore, which holds it as it was; do that by hand"
 
 
 def carry_out(catalogue: Catalogue, step: BringInLine | PutBack, now: datetime) -> Action | None:

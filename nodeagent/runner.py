@@ -23,6 +23,7 @@ from nodeagent.journal import Journal, Outcome
 from nodeagent.steps import Facts, Step
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
+from vmkeep.contract.leaf import NOT_PUT_BACK
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ class Runner:
             raise TryLater(f"{self.journal.order.machine} could not be put back as it was: {why}")
         failure = self.journal.record.failure
         assert failure is not None
-        left = f"{failure.sentence}; and it could not be put back as it was ({step.doing}: {why})"
+        told = "" if NOT_PUT_BACK in failure.sentence else f"; and it {NOT_PUT_BACK} as it was"
+        left = f"{failure.sentence}{told} ({step.doing}: {why})"
         self.journal.failed(failure.code, left)
 
     def _undo(self, step: Step) -> Facts:

@@ -29,7 +29,7 @@ from nodeagent.runner import Patience, Runner
 from nodeagent.steps import Host, Step
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
-from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.leaf import NOT_PUT_BACK, Leaf
 from vmkeep.contract.machine import check_name
 from vmkeep.contract.modes import ROWS, Circle, Mode, asked
 from vmkeep.directory.catalogue import Catalogue
@@ -206,7 +206,7 @@ def _tell_journal(shop: Workshop, journal: Journal, why: Exception) -> None:
         journal.postponed(told.sentence)
         raise TryLater(f"{journal.order.machine} could not be put back as it was")
     else:
-        left = f"{record.failure.sentence}; and it could not be put back as it was ({told.sentence})"
+        left = f"{record.failure.sentence}; and it {NOT_PUT_BACK} as it was ({told.sentence})"
         journal.result(Outcome(record.failure.code, left, at))
 
 

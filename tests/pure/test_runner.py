@@ -229,6 +229,20 @@ def test_what_cannot_be_taken_back_is_left_alone_and_told(tmp_path: Path) -> Non
     assert "a" in world.things, "nothing below the stuck step is touched: it may hold the only copy"
 
 
+def test_all_that_cannot_be_taken_back_is_named_in_one_sentence(tmp_path: Path) -> None:
+    world = World()
+    world.failing["c"] = HostFailure("disk full")
+
+    def stuck(_facts: Facts) -> Facts:
+        raise HostFailure("read-only")
+
+    steps = [world.step("a").undone_by(stuck), world.step("b").undone_by(stuck), world.step("c")]
+    journal = run_to_end(world, Journals(tmp_path), steps, ())
+    assert journal.record.result is not None
+    left = "and it could not be put back as it was (make b: read-only) (make a: read-only)"
+    assert journal.record.result.sentence == f"vm: could not make c: disk full; {left}"
+
+
 def test_taking_back_has_the_whole_patience_however_often_the_way_forth_was_put_off(tmp_path: Path) -> None:
     world, journals, away = World(), Journals(tmp_path), TryLater("away")
     world.failing["c"] = away

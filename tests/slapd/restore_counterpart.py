@@ -27,9 +27,13 @@ WHERE = "2 things differ; edit the files in /retain/vm-persistent/pool/m/2026010
 
 @dataclass
 class Play:
-    """How it answers. `failures` are return values by the mode asked, each used once; `held` modes are left alone."""
+    """How it answers. `failures` are return values by the mode asked, each used once; `held` modes are left alone.
+
+    `said` is added to what a failure says.
+    """
 
     failures: dict[Mode, int] = field(default_factory=dict)
+    said: str = ""
     held: set[Mode] = field(default_factory=set)
     has_controller: bool = True
 
@@ -88,7 +92,7 @@ class Counterpart:
         assert claimed is not None
         failure = self.play.failures.pop(mode, None)
         if failure:
-            self._agent.claim(claimed, working, Report(_now(), failure, f"scripted failure of {mode}"))
+            self._agent.claim(claimed, working, Report(_now(), failure, f"scripted failure of {mode}{self.play.said}"))
             return
         extra = {Attribute.EXECUTION_TIME: with_duration(claimed.execution_times, mode, 1.5)}
         message = None

@@ -11,6 +11,7 @@ from tests.conftest import SlapdFactory
 from tests.slapd.cluster_of_peers import LIMIT, ClusterOfPeers
 from tests.slapd.console_driver import NEW, OLD, arguments, at_a_terminal, leaf, mode, new_machine, vmkeep
 from tests.slapd.restore_counterpart import WHERE, Counterpart, Play
+from vmkeep.contract.leaf import NOT_PUT_BACK
 from vmkeep.contract.modes import Mode
 
 
@@ -222,8 +223,27 @@ def test_a_restore_that_failed_is_told_and_not_begun_again(cluster: ClusterOfPee
             failed = vmkeep(cluster, "restore", machine, "--yes")
             assert failed.code == 1, failed
             assert f"{NEW} failed at restoring: 21, cannot restore machine: scripted failure" in failed.out
-            assert f"`vmkeep abort {machine}` ends this restore" in failed.out
+            assert f"{machine}: was put back as it was; `vmkeep abort {machine}` ends this restore" in failed.out
     assert mode(cluster, machine) == "restoring"
+
+
+@pytest.mark.parametrize(
+    ("failing", "told"),
+    [
+        (Mode.RESTORE, "is NOT as it was; first do what is left to do; `vmkeep abort"),
+        (Mode.UNRETAIN_LARGE_FILES, "its entry is NOT as it was; go on with"),
+    ],
+)
+def test_what_could_not_be_put_back_is_never_said_to_be_as_it_was(
+    cluster: ClusterOfPeers, machine: str, failing: Mode, told: str
+) -> None:
+    with Counterpart(cluster, Play(failures={failing: 21}, said=f"; and it {NOT_PUT_BACK} as it was (put vda: stuck)")):
+        failed = vmkeep(cluster, "restore", machine, "--yes")
+    assert failed.code == 1, failed
+    assert "could not be put back as it was (put vda: stuck)" in failed.out
+    assert f"{machine}: {told}" in failed.out
+    assert "was put back" not in failed.out
+    assert "nothing of the machine was touched" not in failed.out
 
 
 def test_without_a_controller_it_says_so_and_plain_ldapmodify_goes_on(cluster: ClusterOfPeers, machine: str) -> None:

@@ -177,13 +177,13 @@ class Restore:
         if is_touched(leaf) and leaf.wishes.original:
             self._terminal.say(f"{leaf.machine}: `vmkeep abort {leaf.machine}` removes what was made for it")
         elif is_touched(leaf):
-            self._terminal.say(
-                f"{leaf.machine}: was put back as it was; `vmkeep abort {leaf.machine}` ends this restore"
-            )
+            left = "was put back as it was" if leaf.was_put_back else "is NOT as it was; first do what is left to do"
+            self._terminal.say(f"{leaf.machine}: {left}; `vmkeep abort {leaf.machine}` ends this restore")
         elif leaf.wishes.original:
             self._terminal.say(back_out(self._catalogue, leaf))
         else:
-            self._terminal.say(f"{leaf.machine}: nothing of the machine was touched; {ways_on(leaf.machine)}")
+            left = "nothing of the machine was touched" if leaf.was_put_back else "its entry is NOT as it was"
+            self._terminal.say(f"{leaf.machine}: {left}; {ways_on(leaf.machine)}")
         return FAILED
 
     def _restored(self, leaf: Leaf) -> int:

@@ -7,6 +7,7 @@ from vmkeep.contract.modes import ROWS, Kind, Mode
 from vmkeep.contract.timestamps import from_timestamp
 
 NOW = "0"  # sstProvisioningState beside an imperative: start
+NOT_PUT_BACK = "could not be put back"  # in a message: the failure left something undone, and a person is needed
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class Leaf:
     def is_good_backup(self) -> bool:
         """Finished and 0: the only success there is."""
         return self.mode is Mode.FINISHED and self.return_value == 0
+
+    @property
+    def was_put_back(self) -> bool:
+        """Whether a failure left the machine and its entry as they were."""
+        return NOT_PUT_BACK not in self.message
 
     @property
     def is_in_flight(self) -> bool:

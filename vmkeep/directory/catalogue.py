@@ -80,7 +80,7 @@ class Catalogue:
         """Machine, path and DN of every entry whose sstSourceFile is one of these paths, to the letter."""
         wanted = AnyOf(tuple(Equals(Attribute.SOURCE_FILE, path) for path in paths))
         for entry in self.store.search(self.tree.machines, wanted, attributes=(Attribute.SOURCE_FILE,)):
-            found, path = _OF_MACHINE.match(entry.dn), entry.first(Attribute.SOURCE_FILE)
+            found, path = _OF_MACHINE.match(entry.dn), entry.first(Attribute.SOURCE_FILE) or ""
             # The server compares without case; to the host /a and /A are two files.
             if found and path in paths:
                 yield unescape_rdn(found.group(1)), path, entry.dn
