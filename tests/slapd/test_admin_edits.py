@@ -222,7 +222,7 @@ def test_what_was_kept_is_dropped_and_nothing_else(office: Office) -> None:
     assert office.leaf().wishes == Wishes(disks=("vdb",))
 
 
-@pytest.mark.parametrize("edit", ["back-out", "back-out-after-failure", "drop-old"])
+@pytest.mark.parametrize("edit", ["take-back", "back-out", "back-out-after-failure", "drop-old"])
 def test_an_edit_that_ends_something_takes_its_message_away(office: Office, edit: str) -> None:
     office.put_leaf(MOVES.get(edit, (Mode.FINISHED,))[0], FAILED.get(edit, 0))
     assert office.controller.note(office.leaf(), {Attribute.MESSAGE: ["nothing differs"]}) is Claim.WON
