@@ -88,7 +88,8 @@ class ControllerSettings(Section):
 
     directory: DirectorySettings = Field(description="the directory and how to reach it")
     timezone: Annotated[str, AfterValidator(_timezone)] = Field(
-        default="UTC", description="time zone of the cron fields in the plans"
+        default="UTC",
+        description="time zone of the cron fields in the plans; this version reads it and starts nothing by them",
     )
     snapshot_deadline_seconds: PositiveFloat = Field(
         default=600, description="how long the machines of one run wait for a slow snapshot before they are merged"
