@@ -82,7 +82,7 @@ class Folder:
         """
         if self.exists(name):
             raise HostFailure(f"{self.path / name} exists; nothing is written over")
-        partial = f"{name}.partial"
+        partial = _partial(name)
         self.remove(partial)
         try:
             with self.opened(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL) as descriptor:
@@ -172,6 +172,11 @@ class Folder:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.descriptor)
 
+    def remove_made(self, name: str) -> None:
+        """Remove a file, and what an attempt at making it left."""
+        self.remove(name)
+        self.remove(_partial(name))
+
     def sync(self) -> None:
         """Make names durable."""
         os.fsync(self.descriptor)
@@ -185,6 +190,15 @@ class Folder:
         """Bytes that a file takes up here, holes left out; 0 where there is none."""
         found = self.status(name)
         return found.st_blocks * _BLOCK if found else 0
+
+    def allocated_so_far(self, name: str) -> int:
+        """The same of a file that is being made here."""
+        return self.allocated(_partial(name))
+
+    def size_bytes(self) -> int:
+        """How large the filesystem is."""
+        found = os.fstatvfs(self.descriptor)
+        return found.f_blocks * found.f_frsize
 
     @property
     def device(self) -> int:
@@ -235,6 +249,10 @@ def remove_empty(path: PurePath, stop: PurePath, roots: Sequence[str]) -> None:
                 return
             raise
         current = current.parent
+
+
+def _partial(name: str) -> str:
+    return f"{name}.partial"
 
 
 def root_of(path: PurePath, roots: Sequence[str]) -> PurePath | None:

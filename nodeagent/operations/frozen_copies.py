@@ -2,20 +2,18 @@
 
 On the filesystem of the retain directory they go there (cloned, where it can), and retain renames them; to another they
 go straight to the backup directory, so that data is written once. A file bears its name there only once it is complete.
-What the machine writes meanwhile fills its overlay: that is watched, and ends the copying before it ends in a full
-disk.
+What the machine writes meanwhile fills its overlay, which is watched.
 """
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 from nodeagent.host.cloning import clone_file
-from nodeagent.host.copying import Content, Pace, Stopped, copy_file, digest_file
-from nodeagent.host.errors import HostFailure
+from nodeagent.host.copying import Content, Pace, copy_file, digest_file
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
 from nodeagent.operations.making import read_making, write_making
+from nodeagent.operations.overlay_growth import OverlayGrowth
 from nodeagent.operations.overlays import overlay_of
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import NO_FACTS, Facts, Host, access
@@ -23,7 +21,6 @@ from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 
 _PRIVATE = Access(mode=0o600)
-_LOOK_SECONDS = 0.5
 _MIB = 1 << 20
 
 
@@ -33,6 +30,7 @@ class FrozenCopies:
     def __init__(self, order: Order, host: Host) -> None:
         self._order = order
         self._host = host
+        self._growth = OverlayGrowth(order, host)
 
     def copy(self, disk: OrderDisk, _facts: Facts) -> Facts:
         """One image to its place, and its digest noted."""
@@ -42,7 +40,7 @@ class FrozenCopies:
                 self._refuse_unless_frozen(disk)
                 self._make(disk, (images, PurePosixPath(disk.path).name), (place, name))
             elif not self._order.route.clones and not self._is_noted(disk):
-                with self._watched() as pace:
+                with self._growth.watched() as pace:
                     self._note(disk, digest_file(place, name, self._host.progress, pace=pace))
         return NO_FACTS
 
@@ -71,7 +69,7 @@ class FrozenCopies:
             clone_file(source, target, _PRIVATE)
             self._drop_unless_frozen(disk, target)
             return
-        with self._watched() as pace:
+        with self._growth.watched((source, target)) as pace:
             content = copy_file(source, target, _PRIVATE, self._host.progress, pace)
         self._drop_unless_frozen(disk, target)
         self._note(disk, content)
@@ -94,50 +92,6 @@ class FrozenCopies:
                 f"{self._order.machine}: {disk.path} is written to again, its instant is gone; the set cannot be made, "
                 "back the machine up again",
             )
-
-    # what the machine writes meanwhile
-
-    @contextmanager
-    def _watched(self) -> Iterator[Pace]:
-        """A pace that stops when the agent ends or the overlays have grown too much; HostFailure for the latter."""
-        over, stop = threading.Event(), threading.Event()
-        limit = self._limit()
-        watcher = threading.Thread(
-            target=self._watch, args=(limit, over, stop), name=f"overlay {self._order.machine}", daemon=True
-        )
-        watcher.start()
-        try:
-            yield Pace(self._order.bandwidth_copy * _MIB, stop)
-        except Stopped:
-            if over.is_set():
-                raise HostFailure(
-                    f"the machine wrote more than {limit // _MIB} MiB while its disks were copied (vmkeepOverlayLimit)"
-                ) from None
-            raise
-        finally:
-            stop.set()
-            watcher.join()
-
-    def _watch(self, limit: int, over: threading.Event, stop: threading.Event) -> None:
-        while not stop.wait(_LOOK_SECONDS):
-            if self._written() > limit:
-                over.set()
-            if over.is_set() or self._host.stop.is_set():
-                stop.set()
-
-    def _limit(self) -> int:
-        """As the plan says, else half of what is free beside the images."""
-        if self._order.overlay_limit:
-            return self._order.overlay_limit * _MIB
-        with open_folder(PurePosixPath(self._order.disks[0].path).parent, self._host.roots) as images:
-            return self._written() + images.free_bytes() // 2
-
-    def _written(self) -> int:
-        return sum(self._allocated(overlay_of(disk, self._order.timestamp)) for disk in self._order.disks)
-
-    def _allocated(self, overlay: PurePosixPath) -> int:
-        with open_folder(overlay.parent, self._host.roots) as images:
-            return images.allocated(overlay.name)
 
     # the place
 

@@ -46,6 +46,11 @@ def image_below(source: str) -> str:
     return str(path.parent / found.group(1)) if found else source
 
 
+def is_overlay(name: str) -> bool:
+    """Whether a file beside an image is an overlay, by our naming."""
+    return _OVERLAY.fullmatch(name) is not None
+
+
 def silent(_job: Job) -> None:
     """For callers that show nothing."""
 

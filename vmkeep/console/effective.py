@@ -42,7 +42,7 @@ def _values(plan: Plan) -> list[tuple[Attribute, str]]:
         (Attribute.FORCE_START, str(plan.force_start).upper()),
         (Attribute.RESTORE_WITHOUT_STATE, str(plan.restore_without_state).upper()),
         (Attribute.METHOD, plan.method.value),
-        (Attribute.OVERLAY_LIMIT, f"{plan.overlay_limit} MiB" if plan.overlay_limit else "half of what is free"),
+        (Attribute.OVERLAY_LIMIT, f"{plan.overlay_limit} MiB" if plan.overlay_limit else "what can be written back"),
         (Attribute.BANDWIDTH_COPY, f"{plan.bandwidth_copy} MiB/s" if plan.bandwidth_copy else "unlimited"),
         (Attribute.FREEZE_SECONDS, f"{plan.freeze_seconds} s"),
         (Attribute.CRON_MINUTE, schedule.minute if schedule else _NOT_SET),

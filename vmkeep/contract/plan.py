@@ -51,7 +51,7 @@ class Schedule:
 class Plan:
     """What to do with one machine. Paths absolute, bandwidths in MiB/s (0: unlimited), permissions as octal modes.
 
-    `overlay_limit` in MiB, 0 for half of what is free.
+    `overlay_limit` in MiB, 0 for whatever can be written back again.
     """
 
     backup_root: str
