@@ -20,6 +20,7 @@ BEFORE = "before"
 RESTORED = "restored"
 _TAKEN_BACK = "taken-back"
 _PRIVATE = Access(mode=0o600)
+_PASSABLE = Access(mode=0o711)  # QEMU and swtpm are other users; libvirt makes these directories so too
 
 
 def before_directory(order: Order) -> PurePosixPath:
@@ -257,7 +258,7 @@ class Aside:
 
     @contextlib.contextmanager
     def _place_of(self, item: Firmware) -> Iterator[Folder]:
-        with make_folder(PurePosixPath(item.path).parent, self._host.roots, Access(mode=0o700)) as folder:
+        with make_folder(PurePosixPath(item.path).parent, self._host.roots, _PASSABLE) as folder:
             yield folder
 
     @contextlib.contextmanager

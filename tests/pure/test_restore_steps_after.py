@@ -40,6 +40,17 @@ def restored(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.faults.watch = lambda: None  # from here on the old bytes may go
 
 
+def test_directories_that_are_made_for_the_firmware_let_qemu_and_swtpm_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run as users of their own, and a machine undefined or made anew has no such directory."""
+    with made(Scene(1, 1, firmware=True)) as world:
+        world.nvram.parent.rmdir()
+        journal = run_killed(world, monkeypatch)
+        assert journal.record.result is not None
+        assert journal.record.result.code == 0
+        assert world.nvram.read_bytes() == b"new nvram"
+        assert world.nvram.parent.stat().st_mode & 0o777 == 0o711
+
+
 def not_put_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A restore that failed, with images that cannot be put back."""
     world.host.unretained.note(world.order)
