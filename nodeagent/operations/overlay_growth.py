@@ -5,6 +5,7 @@ or of others, has to find room once more when it is written back: an image may l
 filesystem, the copying ends before that. Called by the copies of a merge.
 """
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from nodeagent.order import Order
 from nodeagent.steps import Host
 
 _LOOK_SECONDS = 0.5
+_BLIND_SECONDS = 5.0  # so long a look may fail
 _MIB = 1 << 20
 _MOST_SPARE, _SPARE_SHARE = 256 * _MIB, 20  # what guests may write between two looks: 1/20 of a filesystem at most
 Named = tuple[Folder, str]
@@ -51,10 +53,16 @@ class OverlayGrowth:
 
     def _watch(self, copying: tuple[Named, Named] | None, stop: Event) -> str:
         """Why the copying had to end, "" where it was not for the overlays."""
+        seen = time.monotonic()
         try:
             while True:
-                if why := self._excess() or self._shortage(copying):
-                    return why
+                try:
+                    if why := self._excess() or self._shortage(copying):
+                        return why
+                    seen = time.monotonic()
+                except (HostFailure, OSError) as why:
+                    if time.monotonic() - seen > _BLIND_SECONDS:
+                        return f"the overlays that it writes to cannot be looked at any more: {why}"
                 if self._host.stop.is_set() or stop.wait(_LOOK_SECONDS):
                     return ""
         finally:

@@ -15,6 +15,7 @@ from nodeagent.host.copying import Pace, Stopped
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Folder, open_folder
 from nodeagent.host.images import Images
+from nodeagent.operations import overlay_growth
 from nodeagent.operations.overlay_growth import OverlayGrowth
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import Host
@@ -122,6 +123,30 @@ def test_the_plans_limit_is_one_of_this_machine_alone(images: Path, order: Order
         assert not is_stopped(pace)
     taken(images / f".d.qcow2.{TIMESTAMP}", 3)
     assert "more than 2 MiB" in stopped(OverlayGrowth(limited, host).watched())
+
+
+def test_overlays_that_cannot_be_looked_at_for_a_moment_are_looked_at_again(
+    images: Path, order: Order, host: Host, tmp_path: Path
+) -> None:
+    here, away = tmp_path / "here", tmp_path / "away"
+    here.mkdir()
+    disk = OrderDisk(target="vda", path=str(here / "d.qcow2"), kept="d.qcow2")
+    limited = order.model_copy(update={"overlay_limit": 1, "disks": (disk,)})
+    with pytest.raises(HostFailure, match="more than 1 MiB"), OverlayGrowth(limited, host).watched() as pace:
+        here.rename(away)
+        assert not is_stopped(pace)
+        taken(away / f".d.qcow2.{TIMESTAMP}", 2)
+        away.rename(here)
+        assert is_stopped(pace)
+        raise Stopped
+
+
+def test_overlays_that_nobody_can_look_at_any_more_end_it(
+    order: Order, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlay_growth, "_BLIND_SECONDS", 0.6)
+    watched = OverlayGrowth(order, replace(host, roots=[str(tmp_path / "elsewhere")])).watched()
+    assert "cannot be looked at any more: " in stopped(watched)
 
 
 def test_an_agent_that_ends_is_no_failure(order: Order, host: Host) -> None:
