@@ -1,30 +1,13 @@
 """`vmkeep abort` and `vmkeep delete`, and restores in `vmkeep status`, on a real slapd."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from lab.slapd import SlapdOptions
-from tests.conftest import SlapdFactory
 from tests.slapd.cluster_of_peers import ClusterOfPeers
-from tests.slapd.console_driver import NEW, OLD, at_a_terminal, leaf, mode, new_machine, vmkeep
+from tests.slapd.console_driver import NEW, OLD, at_a_terminal, leaf, mode, vmkeep
 from tests.slapd.restore_counterpart import Counterpart, Play
 from vmkeep.contract.modes import Mode
 
 LATER = "20260104T000000Z"
-
-
-@pytest.fixture(scope="module")
-def cluster(slapd_factory: SlapdFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOfPeers]:
-    cluster = ClusterOfPeers(slapd_factory(SlapdOptions(synchronous=False)), tmp_path_factory.mktemp("console"))
-    cluster.add_node("n1")
-    yield cluster
-    cluster.close()
-
-
-@pytest.fixture
-def machine(cluster: ClusterOfPeers) -> str:
-    return new_machine(cluster)
 
 
 def stand(cluster: ClusterOfPeers, machine: str, mode: str, state: str = LATER, rv: int = 0, **more: str) -> None:

@@ -1,28 +1,11 @@
 """`vmkeep restore --as`, on a real slapd whose agent and controller are played by plain claims."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from lab.slapd import SlapdOptions
-from tests.conftest import SlapdFactory
 from tests.slapd.cluster_of_peers import ClusterOfPeers
 from tests.slapd.console_driver import NEW, arguments, at_a_terminal, exists, leaf, mode, new_machine, vmkeep
 from tests.slapd.restore_counterpart import Counterpart, Play
 from vmkeep.contract.modes import Mode
-
-
-@pytest.fixture(scope="module")
-def cluster(slapd_factory: SlapdFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOfPeers]:
-    cluster = ClusterOfPeers(slapd_factory(SlapdOptions(synchronous=False)), tmp_path_factory.mktemp("console"))
-    cluster.add_node("n1")
-    yield cluster
-    cluster.close()
-
-
-@pytest.fixture
-def machine(cluster: ClusterOfPeers) -> str:
-    return new_machine(cluster)
 
 
 def test_a_new_machine_is_made_beside_the_old_one(cluster: ClusterOfPeers, machine: str) -> None:

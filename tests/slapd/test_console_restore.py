@@ -2,32 +2,15 @@
 
 import signal
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
-from lab.slapd import REPOSITORY, SlapdOptions
-from tests.conftest import SlapdFactory
+from lab.slapd import REPOSITORY
 from tests.slapd.cluster_of_peers import LIMIT, ClusterOfPeers
-from tests.slapd.console_driver import NEW, OLD, arguments, at_a_terminal, leaf, mode, new_machine, vmkeep
+from tests.slapd.console_driver import NEW, OLD, arguments, at_a_terminal, leaf, mode, vmkeep
 from tests.slapd.restore_counterpart import WHERE, Counterpart, Play
 from vmkeep.contract.leaf import NOT_PUT_BACK
 from vmkeep.contract.modes import Mode
-
-
-@pytest.fixture(scope="module")
-def cluster(slapd_factory: SlapdFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOfPeers]:
-    cluster = ClusterOfPeers(
-        slapd_factory(SlapdOptions(audit=True, synchronous=False)), tmp_path_factory.mktemp("console")
-    )
-    cluster.add_node("n1")
-    yield cluster
-    cluster.close()
-
-
-@pytest.fixture
-def machine(cluster: ClusterOfPeers) -> str:
-    return new_machine(cluster)
 
 
 def test_the_newest_good_backup_is_restored_and_the_admin_writes_two_modes(

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from lab.slapd import REPOSITORY, SlapdOptions
-from tests.conftest import SlapdFactory
+from lab.slapd import REPOSITORY
 from tests.slapd.cluster_of_peers import ClusterOfPeers, Script
 from vmkeep.contract.modes import Mode
 
@@ -29,16 +28,6 @@ agent restored now 0
 controller finished now 0
 """.splitlines()
 Entries = dict[str, dict[str, list[str]]]
-
-
-@pytest.fixture(scope="module")
-def cluster_of_peers(slapd_factory: SlapdFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOfPeers]:
-    cluster = ClusterOfPeers(
-        slapd_factory(SlapdOptions(audit=True, synchronous=False)), tmp_path_factory.mktemp("peers")
-    )
-    cluster.add_node("n1")
-    yield cluster
-    cluster.close()
 
 
 @pytest.fixture

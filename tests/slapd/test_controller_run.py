@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lab.slapd import SlapdOptions
-from tests.conftest import SlapdFactory
 from tests.slapd.cluster_of_peers import ClusterOfPeers, Script, wait_a_second
 from vmkeep.contract.modes import Mode
 
@@ -28,16 +26,6 @@ agent retaining 0 0
 agent retained now 0
 controller finished now 0
 """.splitlines()
-
-
-@pytest.fixture(scope="module")
-def cluster_of_peers(slapd_factory: SlapdFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOfPeers]:
-    cluster = ClusterOfPeers(
-        slapd_factory(SlapdOptions(audit=True, synchronous=False)), tmp_path_factory.mktemp("peers")
-    )
-    cluster.add_node("n1")
-    yield cluster
-    cluster.close()
 
 
 @pytest.fixture

@@ -1,0 +1,32 @@
+"""What several modules here start with: a directory with one node, and in it machines that have two good backups."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from lab.slapd import SlapdOptions
+from tests.conftest import SlapdFactory
+from tests.slapd.cluster_of_peers import ClusterOfPeers
+from tests.slapd.console_driver import new_machine
+
+
+@pytest.fixture(scope="module")
+def cluster_of_peers(slapd_factory: SlapdFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOfPeers]:
+    """The node n1 and no machine, fresh for each module; keeps a history of all writes."""
+    server = slapd_factory(SlapdOptions(audit=True, synchronous=False))
+    cluster = ClusterOfPeers(server, tmp_path_factory.mktemp("peers"))
+    cluster.add_node("n1")
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(cluster_of_peers: ClusterOfPeers) -> ClusterOfPeers:
+    """The same one for each test of a module."""
+    return cluster_of_peers
+
+
+@pytest.fixture
+def machine(cluster: ClusterOfPeers) -> str:
+    """A machine that no other test has."""
+    return new_machine(cluster)
