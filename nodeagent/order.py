@@ -30,12 +30,13 @@ class Ownership(_Frozen):
 
 
 class OrderDisk(_Frozen):
-    """One disk: its image's path now, its file name in the set, its virtual size."""
+    """One disk: its image's path now, its file name in the set, its virtual size. `inode`: of one waiting in retain."""
 
     target: str
     path: str
     kept: str
     size: int = 0
+    inode: int = 0
 
 
 class Firmware(_Frozen):

@@ -20,7 +20,7 @@ from tenacity import (
 from nodeagent.host.copying import Stopped
 from nodeagent.host.errors import HostFailure
 from nodeagent.journal import Journal, Outcome
-from nodeagent.steps import Facts, Step
+from nodeagent.steps import LEFT, Facts, Step
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import NOT_PUT_BACK
@@ -104,6 +104,8 @@ class Runner:
                 if step.guards_machine:
                     return
                 continue
+            if left := (facts or {}).get(LEFT):
+                self._tell_left(str(left))
             self.journal.undone(step.name, facts or {})
 
     def _remark_left(self, step: Step, why: Exception) -> None:
@@ -111,11 +113,15 @@ class Runner:
         if step.guards_machine and self.journal.record.postponed < self.patience.postponements:
             self.journal.postponed(str(why))
             raise TryLater(f"{self.journal.order.machine} could not be put back as it was: {why}")
+        self._tell_left(f"{step.doing}: {why}")
+
+    def _tell_left(self, left: str) -> None:
+        """Once, however often it is taken back."""
         failure = self.journal.record.failure
         assert failure is not None
-        told = "" if NOT_PUT_BACK in failure.sentence else f"; and it {NOT_PUT_BACK} as it was"
-        left = f"{failure.sentence}{told} ({step.doing}: {why})"
-        self.journal.failed(failure.code, left)
+        if f"({left})" not in failure.sentence:
+            told = "" if NOT_PUT_BACK in failure.sentence else f"; and it {NOT_PUT_BACK} as it was"
+            self.journal.failed(failure.code, f"{failure.sentence}{told} ({left})")
 
     def _undo(self, step: Step) -> Facts:
         return step.undo(self._facts)

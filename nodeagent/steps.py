@@ -22,6 +22,7 @@ from vmkeep.contract.codes import ReturnValue
 
 Facts: TypeAlias = Mapping[str, Fact]
 NO_FACTS: Facts = {}
+LEFT = "left"  # of an undo: what is not as it was although nothing refused; the outcome tells it
 
 
 def _not_known(_facts: Facts) -> Facts | None:

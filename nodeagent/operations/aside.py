@@ -14,7 +14,7 @@ from nodeagent.host.copying import AT_ONCE, copy_file
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder
 from nodeagent.order import Firmware, Order, OrderDisk
-from nodeagent.steps import NO_FACTS, Facts, Host, access
+from nodeagent.steps import LEFT, NO_FACTS, Facts, Host, access
 
 BEFORE = "before"
 RESTORED = "restored"
@@ -147,8 +147,8 @@ class Aside:
 
     def place_back(self, facts: Facts) -> Facts:
         """Give every path its old image again. A new one a guest may have written to is the backup no more: it goes."""
-        if not self._is_there() or not self._order.disks:
-            return NO_FACTS  # taken back before, which was not noted
+        if not self._is_there():
+            return self._what_is_lost()
         if self.is_in_place() and self._is_running():
             raise HostFailure(f"{self._order.machine} runs on the images of its backup; switch it off")
         has_run = any(f"{step}_began" in facts for step in ("load", "go", "start"))
@@ -162,6 +162,23 @@ class Aside:
                     before.remove(_new(disk))
                     before.sync()
         return NO_FACTS
+
+    def _what_is_lost(self) -> Facts:
+        """Nothing where it was taken back before, which was not noted; else somebody removed what was kept."""
+        lost = [disk.path for disk in self._order.disks if disk.inode and self._inode_at(disk.path) == disk.inode]
+        if not lost:
+            return NO_FACTS
+        directory = before_directory(self._order)
+        told = f"{directory}, where the machine's own images lay, was removed by somebody: the backup's images stay at"
+        return {LEFT: f"{told} {', '.join(lost)}"}
+
+    def _inode_at(self, path: str) -> int:
+        try:
+            with open_folder(PurePosixPath(path).parent, self._host.roots) as images:
+                found = images.status(PurePosixPath(path).name)
+        except FileNotFoundError:
+            return 0
+        return found.st_ino if found else 0
 
     def _place_one_back(self, disk: OrderDisk, folders: tuple[Folder, Folder, Folder]) -> None:
         images, retain, before = folders

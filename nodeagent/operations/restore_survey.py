@@ -62,6 +62,8 @@ def _waiting(order: Order, host: Host, disk: OrderDisk) -> OrderDisk:
     path = order.paths.retain / disk.kept
     try:
         header = host.header(path)
+        with open_folder(path.parent, host.roots) as retain:
+            found = retain.status(path.name)
     except FileNotFoundError:
         raise Refused(
             ReturnValue.MISSING_FILES, f"{order.machine}: {path} is missing; ask for unretainLargeFiles again"
@@ -70,7 +72,7 @@ def _waiting(order: Order, host: Host, disk: OrderDisk) -> OrderDisk:
         raise Refused(ReturnValue.CORRUPT_IMAGE, f"{order.machine}: {why}") from None
     if header.backing_file is not None:
         raise Refused(ReturnValue.CORRUPT_IMAGE, f"{order.machine}: {path} lies over {header.backing_file}")
-    return disk.model_copy(update={"size": header.virtual_size})
+    return disk.model_copy(update={"size": header.virtual_size, "inode": found.st_ino if found else 0})
 
 
 def _firmware(found: FoundSet, description: Description, libvirt_state: PurePosixPath) -> tuple[Firmware, ...]:

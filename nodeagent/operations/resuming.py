@@ -12,7 +12,7 @@ from nodeagent.host.errors import HostFailure
 from nodeagent.host.hypervisor import View
 from nodeagent.operations import saved_memory
 from nodeagent.order import Order, OrderDisk
-from nodeagent.steps import NO_FACTS, Facts, Host
+from nodeagent.steps import Facts, Host
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.machine import Power
@@ -74,8 +74,7 @@ class Resuming:
         order, candidates = self._order, self._order.state_candidates
         is_past = any(fact in facts for fact in ("ran_on", "downtime", "go_began"))
         is_past |= any(saved_memory.is_older_than_disks(self._host, state, order.disks) for state in candidates)
-        saved_memory.bring_back(self._host, order.machine, order.power, candidates, is_past=is_past)
-        return NO_FACTS
+        return saved_memory.bring_back(self._host, order.machine, order.power, candidates, is_past=is_past)
 
     # resuming
 

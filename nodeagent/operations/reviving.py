@@ -4,13 +4,16 @@ The restored machine comes up paused, its images are proven in the stopped QEMU,
 note that it was let go its saved memory is of the past: whatever happens later, it is not used again.
 """
 
+from pathlib import PurePosixPath
+
+from nodeagent.host.description import describe
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.hypervisor import View
 from nodeagent.operations import saved_memory
 from nodeagent.operations.aside import Aside, old_state
 from nodeagent.operations.letting_go import let_go, was_let_go
-from nodeagent.order import Order
-from nodeagent.steps import NO_FACTS, Facts, Host
+from nodeagent.order import Order, OrderDisk
+from nodeagent.steps import LEFT, NO_FACTS, Facts, Host
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.machine import Power
@@ -43,12 +46,26 @@ class Reviving:
         is_off = not self._is_active(self._look())
         return NO_FACTS if is_off and saved_memory.is_complete(self._host, old_state(self._order)) else None
 
-    def bring_back(self, _facts: Facts) -> Facts:
+    def bring_back(self, facts: Facts) -> Facts:
         """Let the old machine be what it was."""
         path = old_state(self._order)
-        is_past = saved_memory.is_older_than_disks(self._host, path, self._order.disks)
-        saved_memory.bring_back(self._host, self._order.machine, self._order.power, [path], is_past=is_past)
-        return NO_FACTS
+        is_past = saved_memory.is_older_than_disks(self._host, path, self._old_disks(path))
+        left = saved_memory.bring_back(self._host, self._order.machine, self._order.power, [path], is_past=is_past)
+        was_stopped_by_us = any(f"{step}_began" in facts for step in ("load", "go", "start"))
+        if not left and was_stopped_by_us and not self._is_active(self._look()):
+            return {LEFT: f"{saved_memory.NO_MEMORY}: it is off"}
+        return left
+
+    def _old_disks(self, state: PurePosixPath) -> tuple[OrderDisk, ...]:
+        """The images that its memory belongs to, which need not be where the restored ones go."""
+        if not saved_memory.is_complete(self._host, state):
+            return ()
+        disks = describe(self._host.hypervisor.saved_description(str(state))).disks
+        return tuple(
+            OrderDisk(target=disk.target, path=disk.source, kept="")
+            for disk in disks
+            if disk.is_backed_up and disk.source
+        )
 
     # the machine as it becomes
 

@@ -9,15 +9,17 @@ import time
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import open_folder
 from nodeagent.host.hypervisor import View, is_complete_state
 from nodeagent.order import Order, OrderDisk
-from nodeagent.steps import Facts, Host
+from nodeagent.steps import LEFT, NO_FACTS, Facts, Host
 from vmkeep.contract.errors import TryLater
 from vmkeep.contract.machine import Power
 
 _POLL_SECONDS = 0.2
 _FOREIGN_SAVE_SECONDS = 1800.0
+NO_MEMORY = "there is no memory it could go on from"
 
 
 def is_complete(host: Host, path: PurePosixPath) -> bool:
@@ -48,7 +50,7 @@ def _written(host: Host, path: PurePosixPath) -> int | None:
     try:
         with open_folder(path.parent, host.roots) as folder:
             found = folder.status(path.name)
-    except FileNotFoundError:
+    except (FileNotFoundError, HostFailure):  # of a file where we may not look, nothing is known
         return None
     return found.st_mtime_ns if found else None
 
@@ -73,23 +75,31 @@ def wait_for_a_save_without_us(host: Host, machine: str) -> None:
         time.sleep(_POLL_SECONDS)  # libvirt tells nobody but the one who asked
 
 
-def bring_back(host: Host, machine: str, power: Power, candidates: Sequence[PurePosixPath], *, is_past: bool) -> None:
-    """Let a machine that was saved be what it was: from its memory once, never where that `is_past` its disks."""
-    view = host.hypervisor.look(machine)
+def bring_back(host: Host, machine: str, power: Power, candidates: Sequence[PurePosixPath], *, is_past: bool) -> Facts:
+    """Let a machine that was saved be what it was: from its memory once, never where that `is_past` its disks.
+
+    Tells where it was not its memory that it went on from.
+    """
+    view, left = host.hypervisor.look(machine), NO_FACTS
     if view is None or not view.is_active:
-        _restart(host, machine, view, [] if is_past else candidates)
+        left = _restart(host, machine, view, [] if is_past else candidates)
     drop(host, candidates)
     view = host.hypervisor.look(machine)
     if view is not None and view.power is Power.PAUSED and power is Power.RUNNING:
         host.hypervisor.resume(machine)
+    return left
 
 
-def _restart(host: Host, machine: str, view: View | None, candidates: Sequence[PurePosixPath]) -> None:
+def _restart(host: Host, machine: str, view: View | None, candidates: Sequence[PurePosixPath]) -> Facts:
     """Come back paused: from memory where there is any, else as after a power failure."""
     for candidate in candidates:
         if is_complete(host, candidate):
             path = str(candidate)
             host.hypervisor.restore(path, host.hypervisor.saved_description(path), Power.PAUSED)
-            return
-    if view is not None and not view.stopped_by_itself:
-        host.hypervisor.start(machine, paused=True)
+            return NO_FACTS
+    if view is None:
+        return {LEFT: f"{NO_MEMORY}, and libvirt does not know it any more"}
+    if view.stopped_by_itself:
+        return NO_FACTS
+    host.hypervisor.start(machine, paused=True)
+    return {LEFT: f"{NO_MEMORY}: it was started anew, as after a power failure"}

@@ -262,6 +262,10 @@ class World:
         self.before = self.retain / "before"
         self.nvram = folder / "nvram" / "vm_VARS.fd"
         self._make()
+        disks = tuple(
+            disk.model_copy(update={"inode": (self.retain / disk.kept).stat().st_ino}) for disk in self.order.disks
+        )
+        self.order = self.order.model_copy(update={"disks": disks})
         self.faults.watch = self.check_nothing_is_lost
 
     @property

@@ -1,5 +1,7 @@
 """What follows a restore: clearing up and deleting, killed between any two removals, and what must never be removed."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,7 @@ from nodeagent.operations.deletion_survey import survey_deletion
 from nodeagent.operations.restore import restore
 from nodeagent.operations.restore_survey import _refuse_kept
 from nodeagent.runner import Patience, Runner
-from nodeagent.steps import Facts
+from nodeagent.steps import Facts, Step
 from nodeagent.work import _wait_for_others, clean_up_after_restore
 from tests.pure.restored_world import LEAF, MACHINE, Killed, Scene, World, counted, made, old
 from tests.pure.test_restore_steps import run_killed
@@ -243,11 +245,65 @@ def test_memory_is_not_used_where_the_machine_ran_and_was_switched_off_in_betwee
         assert world.path("vda").read_bytes().startswith(old("vda"))
         world.hypervisor.start(MACHINE)
         world.hypervisor.power_off()
-        Runner(_journal(journals), lambda: 1.0, Patience(0.0, 3)).run(restore(world.order, world.host))
+        outcome = Runner(_journal(journals), lambda: 1.0, Patience(0.0, 3)).run(restore(world.order, world.host))
+        assert "could not be put back as it was (there is no memory it could go on from: it was" in outcome.sentence
         guest = world.hypervisor.guest
         assert guest is not None
         assert (guest.memory, guest.power) == ("fresh", Power.RUNNING)
         assert b"+fresh" in world.path("vda").read_bytes()
+
+
+def with_apply(world: World, name: str, apply: Callable[[Facts], Facts]) -> tuple[Step, ...]:
+    """The steps of a restore, one of them doing something else."""
+    steps = restore(world.order, world.host)
+    return tuple(replace(step, apply=apply) if step.name == name else step for step in steps)
+
+
+def killed(_facts: Facts) -> Facts:
+    raise Killed
+
+
+def test_memory_is_not_used_either_where_the_old_images_lay_elsewhere() -> None:
+    """The backup's description names other paths than the machine had, and somebody ran it on its own in between."""
+    with made(Scene(1, 0, Power.OFF)) as world:
+        elsewhere = world.folder / "images" / "elsewhere.qcow2"
+        elsewhere.write_bytes(old("vda"))
+        old_xml = world.order.set.old_xml.replace("vda.qcow2", elsewhere.name)
+        restoring = world.order.set.model_copy(update={"old_xml": old_xml})
+        world.order = world.order.model_copy(update={"power": Power.RUNNING, "restoring": restoring})
+        world.hypervisor.defined = old_xml
+        world.hypervisor.start(MACHINE)
+        world.hypervisor.failing.add("restore the set")
+        journals = Journals(world.folder / "journal")
+        journals.create(world.order)
+        with pytest.raises(Killed):
+            Runner(_journal(journals), lambda: 1.0, Patience(0.0, 3)).run(with_apply(world, "place", killed))
+        assert world.hypervisor.guest is None
+        world.hypervisor.start(MACHINE)
+        world.hypervisor.power_off()
+        Runner(_journal(journals), lambda: 1.0, Patience(0.0, 3)).run(restore(world.order, world.host))
+        assert world.hypervisor.guest is not None
+        assert world.hypervisor.guest.memory == "fresh"
+
+
+def test_what_somebody_removed_from_aside_is_told_and_not_taken_for_put_back() -> None:
+    with made(replace(RUNS, disks=1, old=1)) as world:
+        world.faults.watch = lambda: None  # a person's hand takes the old bytes
+
+        def remove_aside(_facts: Facts) -> Facts:
+            shutil.rmtree(world.before)
+            raise HostFailure("refused by the test")
+
+        journals = Journals(world.folder / "journal")
+        journals.create(world.order)
+        steps = with_apply(world, "load", remove_aside)
+        outcome = Runner(_journal(journals), lambda: 1.0, Patience(0.0, 3)).run(steps)
+        assert outcome.code == 21
+        assert "and it could not be put back as it was" in outcome.sentence
+        assert f"{world.before}, where the machine's own images lay, was removed by somebody" in outcome.sentence
+        assert f"the backup's images stay at {world.path('vda')}" in outcome.sentence
+        assert "there is no memory it could go on from" in outcome.sentence
+        assert world.path("vda").read_bytes().startswith(b"new vda")
 
 
 def _journal(journals: Journals) -> Any:
