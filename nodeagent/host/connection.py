@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import libvirt
 
 from nodeagent.host.errors import HostFailure, HypervisorAway
+from nodeagent.host.event_loop import EVENT_LOOP
 
 _AWAY_DOMAINS = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
 _LONGEST_KEEPALIVE, _MOST_MISSES = 5, 3  # seconds between two signs of life; how many may fail to come
@@ -35,15 +36,13 @@ class _Link:
 class Connection:
     """libvirt at one URI. `on_job_event` is called, in another thread, whenever a block job changed."""
 
-    _loop: ClassVar[threading.Thread | None] = None
-    _loop_lock: ClassVar[threading.Lock] = threading.Lock()
-
     def __init__(self, uri: str, seconds: float, on_job_event: Callable[..., None]) -> None:
         self._uri = uri
         self._seconds = seconds
         self._lock = threading.Lock()
         self._link: _Link | None = None
         self._opening: Future[_Link] | None = None
+        self._in_loop = False
         self._on_job_event = on_job_event
 
     def close(self) -> None:
@@ -51,10 +50,13 @@ class Connection:
         with self._lock:
             link, self._link = self._link, None
             opening, self._opening = self._opening, None
+            in_loop, self._in_loop = self._in_loop, False
         if link is not None:
             link.close()
         if opening is not None:
             opening.add_done_callback(_close_late)
+        if in_loop:
+            EVENT_LOOP.leave()
 
     @contextmanager
     def used(self) -> Iterator[Any]:
@@ -90,7 +92,9 @@ class Connection:
                 self._link, self._opening = link, None
 
     def _open(self) -> "Future[_Link]":
-        self._start_loop()
+        if not self._in_loop:
+            EVENT_LOOP.enter()
+            self._in_loop = True
         opening: Future[_Link] = Future()
         threading.Thread(target=self._open_into, args=(opening,), name="libvirt-open", daemon=True).start()
         return opening
@@ -113,16 +117,6 @@ class Connection:
                 self._link = None
         link.close()
 
-    @classmethod
-    def _start_loop(cls) -> None:
-        """Keep-alive needs libvirt's event loop; one a process."""
-        with cls._loop_lock:
-            if cls._loop is None:
-                libvirt.registerErrorHandler(lambda *_: None, None)
-                libvirt.virEventRegisterDefaultImpl()
-                cls._loop = threading.Thread(target=_run_loop, name="libvirt-events", daemon=True)
-                cls._loop.start()
-
 
 def _keep_alive(seconds: float) -> tuple[int, int]:
     """Interval and misses after which a silent daemon is given up, within so many seconds; two at the least."""
@@ -133,11 +127,6 @@ def _keep_alive(seconds: float) -> tuple[int, int]:
 def _close_late(opening: "Future[_Link]") -> None:
     if opening.exception() is None:
         opening.result().close()
-
-
-def _run_loop() -> None:
-    while True:
-        libvirt.virEventRunDefaultImpl()
 
 
 def _is_away(connection: libvirt.virConnect, why: libvirt.libvirtError) -> bool:

@@ -1,6 +1,8 @@
 """The door to libvirt at a daemon that hangs: every call ends in time, and all goes on when the daemon does."""
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -91,6 +93,23 @@ def test_a_connection_that_comes_after_nobody_wants_it_any_more_is_closed(node: 
         hypervisor.close()
     until("the attempt to end", lambda: opening_threads() == 0, 10)
     until("the late connection to be closed", lambda: connected_sockets(node) == before, 5)
+
+
+USED_AND_CLOSED = """
+import sys, threading
+from nodeagent.host.hypervisor import Hypervisor
+for _ in range(2):
+    hypervisor = Hypervisor(sys.argv[1], 10)
+    hypervisor.versions()
+    hypervisor.close()
+    print([thread.name for thread in threading.enumerate()])
+"""
+
+
+def test_once_closed_no_thread_of_libvirt_is_left_that_could_meet_the_end_of_the_process(node: Node) -> None:
+    argv = [sys.executable, "-c", USED_AND_CLOSED, node.uri]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "['MainThread']\n" * 2), done.stderr
 
 
 def opening_threads() -> int:
