@@ -4,7 +4,7 @@ Decided by `decide`, carried out by the cycle; each says its one sentence.
 """
 
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from vmkeep.contract.leaf import Leaf, Wishes
 from vmkeep.contract.modes import Mode
@@ -70,27 +70,28 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class BringInLine:
-    """The machine's entry becomes what vmkeepEntry says; then the restore is asked for."""
+class _ToTheEntry:
+    """What a restore does to the machine's entry."""
 
     leaf: Leaf
+    said: ClassVar[str]
 
     @property
     def sentence(self) -> str:
         """What the log says of it."""
-        return f"{_named(self.leaf)} the machine's entry is brought in line with the saved one"
+        return f"{_named(self.leaf)} the machine's entry is {self.said}"
 
 
-@dataclass(frozen=True)
-class PutBack:
-    """The machine's entry becomes what vmkeepEntryBefore says: the restore did not happen."""
+class BringInLine(_ToTheEntry):
+    """It becomes what vmkeepEntry says; then the restore is asked for."""
 
-    leaf: Leaf
+    said = "brought in line with the saved one"
 
-    @property
-    def sentence(self) -> str:
-        """What the log says of it."""
-        return f"{_named(self.leaf)} the machine's entry is put back as it was before the restore"
+
+class PutBack(_ToTheEntry):
+    """It becomes what vmkeepEntryBefore says: the restore did not happen."""
+
+    said = "put back as it was before the restore"
 
 
 Step: TypeAlias = Action | Removal | BringInLine | PutBack
