@@ -79,17 +79,17 @@ class _ToTheEntry:
     @property
     def sentence(self) -> str:
         """What the log says of it."""
-        return f"{_named(self.leaf)} the machine's entry is {self.said}"
+        return f"{_named(self.leaf)} the machine's entry is to be {self.said}"
 
 
 class BringInLine(_ToTheEntry):
-    """It becomes what vmkeepEntry says; then the restore is asked for."""
+    """It is to become what vmkeepEntry says; then the restore is asked for."""
 
     said = "brought in line with the saved one"
 
 
 class PutBack(_ToTheEntry):
-    """It becomes what vmkeepEntryBefore says: the restore did not happen."""
+    """It is to become what vmkeepEntryBefore says: the restore did not happen."""
 
     said = "put back as it was before the restore"
 

@@ -135,7 +135,9 @@ class Cycle:
                     return None
                 case BringInLine() | PutBack():
                     claim = entries.carry_out(self.catalogue, step, self.clock())
-                    return self._claim(claim) if claim else None
+                    if claim:
+                        self._claim(claim)
+                    return None  # the leaf was read whole for this, as no view has it: the next turn looks again
         except Refused as why:
             self._note_refusal(step, why)
             return None

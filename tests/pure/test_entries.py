@@ -335,6 +335,23 @@ def test_where_even_putting_back_is_refused_the_leaf_says_so_and_keeps_the_copy_
     assert leaf_in(inner).entry_before == ""
 
 
+def test_putting_back_that_is_refused_is_told_once_until_somebody_writes_the_leaf() -> None:
+    kept = {"vmkeepEntry": text(SAVED), "vmkeepEntryBefore": text(WANTED), "vmkeepSize": "7"}
+    inner = directory(LIVE, "unretainedLargeFiles", **kept)
+    store = MortalStore(inner)
+    store.refuse = lambda dn: dn == WEB
+    cycle = Cycle(Catalogue(store, TREE), BOUNDS, structlog.get_logger(), clock=lambda: NOW)
+
+    with structlog.testing.capture_logs() as said:
+        for _ in range(3):
+            cycle.turn()
+
+    assert leaf_in(inner).return_value == 29
+    errors = [line["event"] for line in said if line["log_level"] == "error"]
+    assert len(errors) == 1
+    assert "is to be put back as it was before the restore: the directory refuses" in errors[0]
+
+
 def test_a_leaf_that_somebody_moves_meanwhile_keeps_its_machine_as_it_is() -> None:
     inner = directory(LIVE, "unretainedLargeFiles", vmkeepEntry=text(SAVED))
     before = shape(inner, of_machine=True)
