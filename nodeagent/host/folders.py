@@ -224,6 +224,15 @@ def open_folder(path: PurePath, roots: Sequence[str]) -> Iterator[Folder]:
         os.close(descriptor)
 
 
+def names_in(path: PurePath, roots: Sequence[str]) -> list[str]:
+    """What lies in a directory, sorted; nothing where it is missing."""
+    try:
+        with open_folder(path, roots) as folder:
+            return folder.names()
+    except FileNotFoundError:
+        return []
+
+
 @contextlib.contextmanager
 def make_folder(path: PurePath, roots: Sequence[str], access: Access) -> Iterator[Folder]:
     """A directory below one of the roots; what is missing of it is made, with this access."""

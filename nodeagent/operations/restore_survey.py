@@ -3,11 +3,12 @@
 Reads the directory, libvirt and the filesystem; writes nothing. Called by the surveyor.
 """
 
+from collections.abc import Collection
 from pathlib import PurePosixPath
 
 from nodeagent.host.description import Description
 from nodeagent.host.errors import HostFailure
-from nodeagent.host.folders import open_folder
+from nodeagent.host.folders import names_in, open_folder
 from nodeagent.host.hypervisor import View
 from nodeagent.operations.aside import before_directory
 from nodeagent.operations.finding import FoundSet
@@ -101,6 +102,7 @@ def refuse_obstacles(order: Order, host: Host, view: View | None) -> None:
             f"or drop its memory with: virsh managedsave-remove {order.machine}",
         )
     _refuse_overlays(order, view)
+    _refuse_unread(order, view)
     _refuse_kept(order, host)
     _refuse_other_uuid(order, host, view)
     _refuse_foreign_images(order, host)
@@ -117,15 +119,41 @@ def _refuse_overlays(order: Order, view: View | None) -> None:
             )
 
 
+def _refuse_unread(order: Order, view: View | None) -> None:
+    """A single disk changes no definition: put where that does not look, it would be restored for nobody."""
+    if view is None or not order.set.alone:
+        return
+    named = {disk.target: disk.source for disk in view.description.disks}
+    for disk in order.disks:
+        if named.get(disk.target) != disk.path:
+            raise Refused(
+                ReturnValue.INCONSISTENT_DISKS,
+                f"{order.machine}: {disk.target} would come back at {disk.path}, and the machine as it is defined has "
+                f"{named.get(disk.target) or 'no image'} there; give the disk that path in the description and the "
+                "entry in retain, or restore the whole machine; nothing was touched",
+            )
+
+
+def refuse_unknown_images(order: Order, host: Host, known: Collection[str]) -> None:
+    """Refused where a file lies in the way that is not `known` to be the machine's: what is replaced goes in the end.
+
+    It may be the image of another node's machine, or one that somebody keeps. Asked while the entry is the old one.
+    """
+    for disk in order.disks:
+        path = PurePosixPath(disk.path)
+        if disk.path not in known and path.name in names_in(path.parent, host.roots):
+            raise Refused(
+                ReturnValue.UNEXPECTED_IMAGE,
+                f"{order.machine}: there is a file at {path}, where {disk.target} is to go, and neither libvirt nor "
+                "the directory calls it this machine's; move it away, or give the disk another path in the description "
+                "and the entry in retain; nothing was touched",
+            )
+
+
 def _refuse_kept(order: Order, host: Host) -> None:
     """What an earlier attempt could not put back would be written over."""
     directory = before_directory(order)
-    try:
-        with open_folder(directory, host.roots) as before:
-            names = before.names()
-    except FileNotFoundError:
-        return
-    if names:
+    if names := names_in(directory, host.roots):
         raise Refused(
             ReturnValue.RETAIN_NOT_EMPTY,
             f"{order.machine}: {directory} holds what an earlier restore replaced ({', '.join(names[:5])}) and may be "

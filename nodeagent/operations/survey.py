@@ -118,7 +118,8 @@ class Surveyor:
 
     def _unretain_large_files(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         blank = self._blank(leaf, machine, plan, Mode.UNRETAINING_LARGE_FILES)
-        return survey_large_files(self._saved(leaf, plan), blank)
+        images = [disk.source for disk in machine.disks if disk.source]
+        return survey_large_files(self._saved(leaf, plan), blank, images)
 
     def _restore(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         saved = self._saved(leaf, plan)

@@ -5,13 +5,14 @@ Reads the directory, libvirt and the filesystem; writes nothing. Called by the s
 
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from nodeagent.host.description import describe
 from nodeagent.host.errors import HostFailure
-from nodeagent.host.folders import open_folder
+from nodeagent.host.folders import names_in, open_folder
+from nodeagent.host.hypervisor import View
 from nodeagent.operations.finding import FoundSet
-from nodeagent.operations.restore_survey import refuse_obstacles
+from nodeagent.operations.restore_survey import refuse_obstacles, refuse_unknown_images
 from nodeagent.operations.room import require_free, require_same_filesystem
 from nodeagent.operations.saved_machine import SavedMachine
 from nodeagent.order import Order, Restoring, SavedFile
@@ -51,8 +52,11 @@ def survey_small_files(catalogue: Catalogue, saved: SavedMachine, blank: Order) 
     return order.model_copy(update={"restoring": restoring, "warning": warning, "uuid": describe(xml).uuid})
 
 
-def survey_large_files(saved: SavedMachine, blank: Order) -> Order:
-    """What to copy, once the edited texts are seen to be sound, the memory readable, and there is room."""
+def survey_large_files(saved: SavedMachine, blank: Order, images: Collection[str]) -> Order:
+    """What to copy, once the edited texts are seen to be sound, the memory readable, and there is room.
+
+    `images` are the paths that the machine's entry names by now.
+    """
     leaf, found, edited = saved.leaf, saved.found, saved.edited
     _check_memory(saved)
     files = _files(leaf, found, [disk.target for disk in saved.disks])
@@ -70,12 +74,23 @@ def survey_large_files(saved: SavedMachine, blank: Order) -> Order:
         }
     )
     # What would be refused in the end is refused before hours of copying.
-    refuse_obstacles(order, saved.host, saved.host.hypervisor.look(leaf.machine))
+    view = saved.host.hypervisor.look(leaf.machine)
+    refuse_obstacles(order, saved.host, view)
+    refuse_unknown_images(order, saved.host, {*images, *_images(view)})
     require_same_filesystem(order, saved.host.roots)
-    with found.opened() as folder:
-        needed = sum(folder.allocated(file.name) for file in files)
-    require_free(order, saved.host.roots, order.retain_root, needed)
+    require_free(order, saved.host.roots, order.retain_root, _needed(order, found, view))
     return order
+
+
+def _images(view: View | None) -> list[str]:
+    return [disk.source for disk in view.description.disks if disk.source] if view else []
+
+
+def _needed(order: Order, found: FoundSet, view: View | None) -> int:
+    """Bytes of the files beyond those of an earlier attempt, which go first, and of the memory that is kept aside."""
+    with found.opened() as source, open_folder(order.paths.retain, found.roots) as retain:
+        files = sum(source.allocated(file.name) - retain.allocated(file.kept) for file in order.set.files)
+    return files + (view.description.memory if view and view.is_active else 0)
 
 
 def _files(leaf: Leaf, found: FoundSet, targets: Sequence[str]) -> tuple[SavedFile, ...]:
@@ -148,12 +163,7 @@ def _refuse_if_busy(catalogue: Catalogue, leaf: Leaf) -> None:
 
 
 def _refuse_used_retain(order: Order, host: Host) -> None:
-    try:
-        with open_folder(order.paths.retain, host.roots) as folder:
-            left = folder.names()
-    except FileNotFoundError:
-        return
-    if left:
+    if left := names_in(order.paths.retain, host.roots):
         raise Refused(
             ReturnValue.RETAIN_NOT_EMPTY,
             f"{order.machine}: {order.paths.retain} is not empty ({', '.join(left[:5])}): what an earlier restore "
