@@ -3,7 +3,7 @@
 from pathlib import PurePosixPath
 
 from nodeagent.host.errors import HostFailure
-from nodeagent.host.folders import open_folder
+from nodeagent.host.folders import names_in, open_folder
 from nodeagent.operations.finding import places_of
 from nodeagent.order import Order
 from nodeagent.steps import Host
@@ -11,7 +11,6 @@ from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.machine import Machine
-from vmkeep.contract.modes import ROWS, Circle
 from vmkeep.contract.names import Attribute
 from vmkeep.contract.paths import MACHINE_TYPES, MANIFEST_NAME
 from vmkeep.contract.plan import Plan
@@ -47,14 +46,19 @@ def refuse_if_in_use(order: Order, machine: Machine, host: Host) -> None:
 
 def _refuse_if_restored_from(catalogue: Catalogue, leaf: Leaf) -> None:
     """The leaf itself is in no restore: it has one mode. But its set may be restored under another name."""
-    theirs = AllOf((LEAVES, Equals(Attribute.RESTORE_FROM, leaf.machine)))
-    for other in catalogue.leaves(matching=theirs):
-        if other.timestamp == leaf.timestamp and other.mode and ROWS[other.mode].circle is Circle.RESTORE:
+    for other in restored_under_other_names(catalogue, leaf.machine):
+        if other.timestamp == leaf.timestamp:
             raise Refused(
                 ReturnValue.CANNOT_LOCK_MACHINE,
                 f"{leaf.machine}: the backup {leaf.timestamp} is being restored as {other.machine}; "
                 "delete it afterwards",
             )
+
+
+def restored_under_other_names(catalogue: Catalogue, machine: str) -> list[Leaf]:
+    """Leaves of other machines that are being made from this one's sets; each is named as the set it is made from."""
+    theirs = AllOf((LEAVES, Equals(Attribute.RESTORE_FROM, machine)))
+    return [leaf for leaf in catalogue.leaves(matching=theirs) if leaf.is_in_restore]
 
 
 def _directory(leaf: Leaf, plan: Plan, host: Host) -> PurePosixPath | None:
@@ -99,11 +103,7 @@ def _refuse_last(leaf: Leaf, directory: PurePosixPath | None, host: Host) -> Non
 
 
 def _complete_sets(directory: PurePosixPath, host: Host) -> list[str]:
-    try:
-        with open_folder(directory, host.roots) as machine:
-            names = [name for name in machine.names() if is_timestamp(name)]
-    except FileNotFoundError:
-        return []
+    names = [name for name in names_in(directory, host.roots) if is_timestamp(name)]
     return [name for name in names if _is_complete(directory / name, host)]
 
 

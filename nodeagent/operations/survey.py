@@ -11,10 +11,10 @@ from pathlib import PurePosixPath
 
 from nodeagent.host.description import Description, XmlDisk
 from nodeagent.host.errors import HostFailure
-from nodeagent.host.folders import open_folder, root_of
+from nodeagent.host.folders import names_in, open_folder, root_of
 from nodeagent.host.hypervisor import View
 from nodeagent.operations.choosing import as_made, chosen
-from nodeagent.operations.deletion_survey import refuse_if_in_use, survey_deletion
+from nodeagent.operations.deletion_survey import refuse_if_in_use, restored_under_other_names, survey_deletion
 from nodeagent.operations.finding import FoundSet, find_set
 from nodeagent.operations.overlays import image_below
 from nodeagent.operations.restore_survey import survey_restore
@@ -106,7 +106,8 @@ class Surveyor:
 
     def _retain(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         order = self._order(leaf, machine, plan, Mode.RETAINING, self._directory_disks(machine))
-        restoring = [other.timestamp for other in self.catalogue.leaves(machine.name) if _is_used_by_restore(other)]
+        own = [other for other in self.catalogue.leaves(machine.name) if other.is_in_restore]
+        restoring = [other.timestamp for other in (*own, *restored_under_other_names(self.catalogue, machine.name))]
         published = self._exists(order.paths.backup, f"{MANIFEST_NAME}.{leaf.timestamp}")
         order = order.model_copy(update={"firmware": self._kept_firmware(order), "published": published})
         update = {"protected": tuple(restoring), "iterations": plan.iterations}
@@ -288,12 +289,7 @@ class Surveyor:
         return sum(status.st_size for status in found if status)
 
     def _refuse_used_retain(self, order: Order) -> None:
-        try:
-            with open_folder(order.paths.retain, self.host.roots) as folder:
-                left = folder.names()
-        except FileNotFoundError:
-            return
-        if left:
+        if left := names_in(order.paths.retain, self.host.roots):
             raise Refused(
                 ReturnValue.RETAIN_NOT_EMPTY,
                 f"{order.machine}: {order.paths.retain} is not empty ({', '.join(left[:5])}); "
@@ -337,10 +333,6 @@ class Surveyor:
                 return folder.exists(name)
         except FileNotFoundError:
             return False
-
-
-def _is_used_by_restore(leaf: Leaf) -> bool:
-    return leaf.mode is not None and leaf.mode.value.startswith(("unretain", "restor"))
 
 
 def _file_of(machine: str, disk: DirectoryDisk) -> str:

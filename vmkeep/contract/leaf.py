@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from vmkeep.contract.modes import ROWS, Kind, Mode
+from vmkeep.contract.modes import ROWS, Circle, Kind, Mode
 from vmkeep.contract.timestamps import from_timestamp
 
 NOW = "0"  # sstProvisioningState beside an imperative: start
@@ -92,6 +92,11 @@ class Leaf:
     def was_put_back(self) -> bool:
         """Whether a failure left the machine and its entry as they were."""
         return NOT_PUT_BACK not in self.message
+
+    @property
+    def is_in_restore(self) -> bool:
+        """Whether a restore of this leaf is still to end, one that failed included."""
+        return self.mode is not None and ROWS[self.mode].circle is Circle.RESTORE
 
     @property
     def is_in_flight(self) -> bool:

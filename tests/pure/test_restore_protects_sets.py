@@ -1,0 +1,84 @@
+"""A set that a restore uses stays: no new backup prunes it and no deletion takes it, also under another name."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodeagent.operations.survey import Rules, Surveyor
+from nodeagent.steps import Host
+from nodeagent.unretained import Unretained
+from tests.pure.restored_machine import PLACES
+from vmkeep.contract.errors import Refused
+from vmkeep.contract.modes import Mode
+from vmkeep.contract.names import Attribute, ObjectClass, Tree
+from vmkeep.directory.catalogue import Catalogue
+from vmkeep.directory.memory import MemoryStore
+
+TREE = Tree("dc=example,dc=org")
+OLD, NEW = "20260101T000000Z", "20260102T000000Z"
+
+
+@pytest.fixture
+def surveyor(tmp_path: Path) -> Surveyor:
+    """A node with machine vm, of which OLD is finished, and with the machine copy."""
+    store = MemoryStore(TREE.machines)
+    for name in ("vm", "copy"):
+        machine = {"objectClass": (ObjectClass.MACHINE,), Attribute.MACHINE: (name,), Attribute.NODE: ("n1",)}
+        roots = {Attribute.BACKUP_ROOT: (f"file://{tmp_path}",), Attribute.RETAIN_ROOT: (f"file://{tmp_path}",)}
+        store.add(TREE.machine(name), machine)
+        store.add(TREE.machine_plan(name), {"objectClass": (ObjectClass.BACKUP,), **roots})
+    disk = {Attribute.DISK: ("vda",), Attribute.SOURCE_FILE: (f"{tmp_path}/vm-persistent/p/vda.qcow2",)}
+    store.add(f"sstDisk=vda,{TREE.machine('vm')}", {"objectClass": (ObjectClass.DISK,), **disk})
+    catalogue = Catalogue(store, TREE)
+    hypervisor: Any = None
+    images: Any = None
+    host = Host("n1", hypervisor, images, (str(tmp_path),), {}, Unretained(tmp_path / "notes"))
+    rules = Rules((str(tmp_path),), (str(tmp_path),), (), str(tmp_path), PLACES)
+    surveyor = Surveyor(catalogue, host, rules)
+    add_leaf(surveyor, "vm", OLD, "finished")
+    return surveyor
+
+
+def add_leaf(surveyor: Surveyor, machine: str, timestamp: str, mode: str, original: str = "") -> None:
+    modes = {Attribute.MODE: (mode,), Attribute.STATE: ("0",), Attribute.EXECUTION_DATE: ("0",)}
+    wish = {Attribute.RESTORE_FROM: (original,)} if original else {}
+    classes = ("organizationalUnit", ObjectClass.PROVISIONING, ObjectClass.LEAF)
+    store = surveyor.catalogue.store
+    store.add(TREE.leaf(machine, timestamp), {"objectClass": classes, "ou": (timestamp,), **modes, **wish})
+
+
+def protected(surveyor: Surveyor) -> tuple[str, ...]:
+    """What a retain of the machine's newer backup would not remove."""
+    add_leaf(surveyor, "vm", NEW, "retaining")
+    leaf = surveyor.catalogue.leaf(TREE.leaf("vm", NEW))
+    assert leaf is not None
+    return surveyor.survey(leaf, Mode.RETAINING).protected
+
+
+def delete(surveyor: Surveyor) -> None:
+    leaf = surveyor.catalogue.leaf(TREE.leaf("vm", OLD))
+    assert leaf is not None
+    surveyor.survey(leaf, Mode.DELETING)
+
+
+@pytest.mark.parametrize("mode", ["unretainSmallFiles", "unretainingLargeFiles", "restoring", "restored"])
+def test_a_set_that_is_restored_under_another_name_is_neither_pruned_nor_deleted(mode: str, surveyor: Surveyor) -> None:
+    add_leaf(surveyor, "copy", OLD, mode, original="vm")
+    assert protected(surveyor) == (OLD,)
+    with pytest.raises(Refused, match=f"the backup {OLD} is being restored as copy") as refused:
+        delete(surveyor)
+    assert refused.value.code == 22
+
+
+@pytest.mark.parametrize("mode", ["unretainedSmallFiles", "restoring"])
+def test_a_set_that_its_own_machine_is_restored_from_is_not_pruned(mode: str, surveyor: Surveyor) -> None:
+    surveyor.catalogue.store.replace(TREE.leaf("vm", OLD), {Attribute.MODE: (mode,)})
+    assert protected(surveyor) == (OLD,)
+
+
+@pytest.mark.parametrize(("mode", "original"), [("finished", "vm"), ("unretainingLargeFiles", "another")])
+def test_a_set_that_no_restore_uses_may_go(mode: str, original: str, surveyor: Surveyor) -> None:
+    add_leaf(surveyor, "copy", OLD, mode, original)
+    assert protected(surveyor) == ()
+    delete(surveyor)
