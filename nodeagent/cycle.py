@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
+from nodeagent.host.errors import HostFailure
 from nodeagent.journal import Journal
 from nodeagent.order import Order
 from nodeagent.reporting import refuse_what_is_no_backup
@@ -23,6 +24,7 @@ from nodeagent.work import (
     end_after_a_bug,
     go_on,
     is_in_restore,
+    leave_out_of_sight,
     take_up,
     tell,
 )
@@ -76,6 +78,7 @@ class Agent:
         self._progress_seconds = progress_seconds
         self._wake = wake
         self._kept: set[tuple[str, bool]] = set()  # leaves whose replaced files stay, and whether by request
+        self._left: set[str] = set()  # leaves out of sight whose files stay
         self._jobs: dict[tuple[str, str, Mode], Job] = {}
         self._not_before: dict[tuple[str, str, Mode], float] = {}
         self._lock = threading.Condition()  # notified when a job ends
@@ -89,12 +92,12 @@ class Agent:
     def cycle(self) -> float | None:
         """One turn; returns the seconds until the next is wanted."""
         self._go_on_with_journals()
+        self._clean_up_after_restores()  # first: a new restore finds retain empty
         for leaf in self._leaves():
             try:
                 self._consider(leaf)
             except Refused as why:
                 self._shop.log.error(why.sentence, machine=leaf.machine, leaf=leaf.timestamp)  # noqa: TRY400 - no bug
-        self._clean_up_after_restores()
         self._note_progress()
         self._shop.metrics.cycles.inc()
         with self._lock:
@@ -143,14 +146,29 @@ class Agent:
         """Clear what is left of restores whose leaf has ended, was backed out or is gone; nobody asks for that."""
         unfinished = {(journal.order.machine, journal.order.timestamp) for journal in self._shop.journals.all()}
         for order in self._shop.host.unretained.all():
-            leaf = self._shop.catalogue.leaf(order.leaf_dn)
-            keep_old = leaf is not None and leaf.wishes.keep_old
-            is_kept = (order.leaf_dn, keep_old) in self._kept
-            if is_in_restore(leaf):
-                self._kept -= {(order.leaf_dn, False), (order.leaf_dn, True)}
-            elif not is_kept and (order.machine, order.timestamp) not in unfinished:
-                job = Job(order.machine, order.timestamp, Mode.FINISHED, None)
-                self._start(job, partial(self._clean_up, order, keep_old))
+            try:
+                self._consider_clearing(order, is_unfinished=(order.machine, order.timestamp) in unfinished)
+            except (Refused, HostFailure, OSError) as why:
+                self._shop.log.error(str(why), machine=order.machine, leaf=order.timestamp)  # noqa: TRY400 - no bug
+
+    def _consider_clearing(self, order: Order, *, is_unfinished: bool) -> None:
+        leaf = self._shop.catalogue.leaf(order.leaf_dn)
+        keep_old = leaf is not None and leaf.wishes.keep_old
+        is_kept = (order.leaf_dn, keep_old) in self._kept
+        if is_in_restore(leaf):
+            self._kept -= {(order.leaf_dn, False), (order.leaf_dn, True)}
+        elif is_kept or is_unfinished:
+            return
+        elif leaf is None and self._shop.catalogue.machine_entry(order.machine) is None:
+            self._leave(order)
+        else:
+            job = Job(order.machine, order.timestamp, Mode.FINISHED, None)
+            self._start(job, partial(self._clean_up, order, keep_old))
+
+    def _leave(self, order: Order) -> None:
+        if order.leaf_dn not in self._left:
+            self._left.add(order.leaf_dn)
+            leave_out_of_sight(self._shop, order)
 
     def _clean_up(self, order: Order, keep_old: bool) -> None:
         if clean_up_after_restore(self._shop, order, keep_old=keep_old):

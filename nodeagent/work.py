@@ -12,6 +12,7 @@ from pathlib import Path
 from structlog.typing import FilteringBoundLogger
 
 from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import names_in
 from nodeagent.host.locks import machine_lock
 from nodeagent.journal import Journal, Journals, Outcome
 from nodeagent.operations.aside import before_directory, note_restored
@@ -31,7 +32,7 @@ from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import NOT_PUT_BACK, Leaf
 from vmkeep.contract.machine import check_name
-from vmkeep.contract.modes import ROWS, Circle, Mode, asked
+from vmkeep.contract.modes import Mode, asked
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.service.metrics import Metrics
 
@@ -158,8 +159,29 @@ def _note_restored(shop: Workshop, order: Order) -> None:
 
 
 def is_in_restore(leaf: Leaf | None) -> bool:
-    """Whether a restore of this leaf is still to end; a mode nobody knows may be some other tool's hold on it."""
-    return leaf is not None and (leaf.mode is None or ROWS[leaf.mode].circle is Circle.RESTORE)
+    """Whether a restore may use what lies in retain; a mode nobody knows may be some other tool's hold on it.
+
+    One that is only asked for has brought nothing yet: what lies there is of an earlier one.
+    """
+    if leaf is None or leaf.mode is Mode.UNRETAIN_SMALL_FILES:
+        return False
+    return leaf.mode is None or leaf.is_in_restore
+
+
+def leave_out_of_sight(shop: Workshop, order: Order) -> None:
+    """Leave what lies there to a person where neither leaf nor machine can be read; forget it where nothing lies there.
+
+    They may be gone, but also hidden, or another node's by now, who may use these very files.
+    """
+    if not names_in(order.paths.retain, shop.host.roots):
+        shop.host.unretained.forget(order)
+        return
+    shop.log.warning(
+        "not removed: the directory shows neither the leaf nor the machine of this restore; do that by hand",
+        machine=order.machine,
+        leaf=order.timestamp,
+        left=str(order.paths.retain),
+    )
 
 
 def clean_up_after_restore(shop: Workshop, order: Order, *, keep_old: bool) -> bool:

@@ -23,7 +23,7 @@ from nodeagent.steps import Facts, Host, Step
 from nodeagent.work import PLANS, Counter, Workshop, end_after_a_bug, go_on
 from tests.pure.test_runner import ORDER, World
 from vmkeep.contract.codes import ReturnValue
-from vmkeep.contract.errors import TryLater
+from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute, ObjectClass, Tree
@@ -282,3 +282,65 @@ def test_steps_and_failures_are_counted_by_what_was_asked_for(
     assert 'vmkeep_step_seconds_count{step="merge"} 1.0' in text
     assert 'vmkeep_failures_total{return_value="1",step="snapshot"} 1.0' in text
     assert 'vmkeep_claims_total{outcome="won"} 1.0' in text
+
+
+# what is left of restores
+
+
+@pytest.fixture
+def left(shop: Workshop, tmp_path: Path) -> Path:
+    """A file that an earlier restore brought, and the agent's note of it."""
+    order = ORDER.model_copy(update={"leaf_dn": DN, "retain_root": str(tmp_path / "retain")})
+    path = Path(order.paths.retain) / "vm.xml"
+    path.parent.mkdir(parents=True)
+    path.write_text("brought back")
+    shop.host.unretained.note(order)
+    return path
+
+
+@pytest.fixture
+def roots(shop: Workshop, tmp_path: Path) -> Workshop:
+    """The shop of an agent that may write below the test's folder."""
+    return replace(shop, host=replace(shop.host, roots=(str(tmp_path),)))
+
+
+def test_a_restore_that_is_asked_for_again_at_once_finds_retain_cleared(roots: Workshop, left: Path) -> None:
+    """Backed out and begun anew between two looks of the agent: what lies there is of the first one."""
+    add_leaf(roots, "unretainSmallFiles")
+    agent = Agent(roots, "n1", LimitSettings(), 1.0, lambda: None)
+    turn_until(agent, "the new restore to be taken up", lambda: told(roots)[1] == "unretainingSmallFiles")
+    assert not left.exists()
+    assert roots.host.unretained.all() == []
+    assert agent.wait(10)
+
+
+def test_a_restore_that_is_out_of_sight_is_left_to_a_person(roots: Workshop, left: Path) -> None:
+    """Without leaf and machine it may be another node's by now, with the same files on shared storage."""
+    agent = Agent(roots, "n1", LimitSettings(), 1.0, lambda: None)
+    for _ in range(3):
+        agent.cycle()
+        assert agent.wait(10)
+    assert left.exists()
+    assert roots.host.unretained.all() != []
+    add_leaf(roots, "finished")
+    roots.catalogue.store.delete(DN)
+    turn_until(agent, "retain to be cleared: the leaf alone is gone", lambda: not left.exists())
+    turn_until(agent, "the note to go", lambda: not roots.host.unretained.all())
+    assert agent.wait(10)
+
+
+def test_a_restore_out_of_sight_that_left_nothing_is_forgotten(roots: Workshop, left: Path) -> None:
+    left.unlink()
+    Agent(roots, "n1", LimitSettings(), 1.0, lambda: None).cycle()
+    assert roots.host.unretained.all() == []
+
+
+def test_a_leaf_that_cannot_be_read_keeps_no_other_work_waiting(
+    roots: Workshop, left: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del left
+    add_leaf(roots, "merge")
+    roots.journals.create(ORDER.model_copy(update={"mode": Mode.MERGING, "leaf_dn": DN}))
+    monkeypatch.setattr(roots.catalogue, "leaf", lambda _dn: (_ for _ in ()).throw(Refused(ReturnValue(17), "no")))
+    Agent(roots, "n1", LimitSettings(), 1.0, lambda: None).cycle()
+    until("the merge to be at work", lambda: gate.waiting, 10)
