@@ -7,7 +7,7 @@ import pytest
 from vmkeep.console.conflicts import read_conflicts
 from vmkeep.console.deleting import may_delete
 from vmkeep.console.following import Standstill
-from vmkeep.console.restoring import Step, choose, choose_good, is_restore, step_of, why_not_abort
+from vmkeep.console.restoring import Step, choose, choose_good, step_of, why_not_abort
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf, Wishes
 from vmkeep.contract.modes import ROWS, Kind, Mode, may_move
@@ -95,7 +95,7 @@ def test_what_cannot_be_chosen_is_refused_with_what_there_is(leaves: list[Leaf],
         choose("web", leaves, at)
 
 
-@pytest.mark.parametrize("mode", [mode for mode in Mode if is_restore(leaf(mode))])
+@pytest.mark.parametrize("mode", [mode for mode in Mode if leaf(mode).is_in_restore])
 @pytest.mark.parametrize("rv", [0, 21])
 def test_backing_out_is_offered_only_where_the_protocol_has_the_move_and_nobody_is_at_work(mode: Mode, rv: int) -> None:
     now = leaf(mode, rv)

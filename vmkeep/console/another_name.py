@@ -6,7 +6,6 @@ Called by `restore --as`, and by `abort` for what is left of one.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vmkeep.console.restoring import is_restore
 from vmkeep.console.rights import needing_the_admin
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
@@ -80,14 +79,14 @@ def _begun(catalogue: Catalogue, source: Leaf, new: NewMachine) -> Leaf | None:
     raise Refused(
         ReturnValue.CANNOT_LOCK_MACHINE,
         f"{new.name}: there is a machine of this name already ({entry.dn}); choose another for --as"
-        + (f", or `vmkeep abort {new.name}`" if any(is_restore(leaf) for leaf in leaves) else ""),
+        + (f", or `vmkeep abort {new.name}`" if any(leaf.is_in_restore for leaf in leaves) else ""),
     )
 
 
 def _is_same(leaf: Leaf, source: Leaf, new: NewMachine) -> bool:
     wishes = leaf.wishes
     asked = (source.machine.casefold(), source.timestamp, new.isolated, new.keep_mac)
-    return is_restore(leaf) and asked == (
+    return leaf.is_in_restore and asked == (
         *(wishes.original.casefold(), leaf.timestamp),
         *(wishes.isolated, wishes.keep_mac),
     )

@@ -6,7 +6,7 @@ A leaf that brought another machine's set here (`restore --as`) goes instead, wi
 from datetime import UTC, datetime
 
 from vmkeep.console.another_name import take_back
-from vmkeep.console.restoring import NOTHING_REMOVED, failure, is_restore, keeps_old, never_was_good, why_not_abort
+from vmkeep.console.restoring import NOTHING_REMOVED, failure, keeps_old, never_was_good, why_not_abort
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
@@ -36,7 +36,7 @@ def abort(catalogue: Catalogue, machine: str) -> str:
     """Back out of the machine's restore, or of a deletion that was refused; says what was done. Refused where not."""
     leaves = sorted(catalogue.leaves(machine), key=lambda leaf: leaf.timestamp)
     refused = next((leaf for leaf in leaves if leaf.mode is Mode.DELETING and leaf.return_value), None)
-    leaf = next((leaf for leaf in leaves if is_restore(leaf)), refused)
+    leaf = next((leaf for leaf in leaves if leaf.is_in_restore), refused)
     if leaf is None:
         raise Refused(ReturnValue.WRONG_STATE_INFORMATION, f"{machine}: no restore is under way; nothing was changed")
     why = _why_not(leaf)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vmkeep.console.following import Following, Standstill, TimeIsUp
-from vmkeep.console.restoring import NOTHING_REMOVED, failure, is_restore, ways_on
+from vmkeep.console.restoring import NOTHING_REMOVED, failure, ways_on
 from vmkeep.console.terminal import Answer, Terminal
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
@@ -100,7 +100,7 @@ def _failed(catalogue: Catalogue, asked: Leaf, now: Leaf, terminal: Terminal) ->
 
 
 def _why_not(leaf: Leaf, leaves: Sequence[Leaf], last: bool) -> str | None:
-    if is_restore(leaf):
+    if leaf.is_in_restore:
         return f"a restore uses it; {ways_on(leaf.machine)}"
     if leaf.mode is None:
         return "another tool wrote this mode"

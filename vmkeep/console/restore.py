@@ -12,7 +12,7 @@ from vmkeep.console.another_name import take_back
 from vmkeep.console.backing_out import back_out
 from vmkeep.console.conflicts import read_conflicts
 from vmkeep.console.following import Following, Standstill
-from vmkeep.console.restoring import Step, failure, is_restore, is_touched, refuse_while_old_is_kept, step_of, ways_on
+from vmkeep.console.restoring import Step, failure, is_touched, refuse_while_old_is_kept, step_of, ways_on
 from vmkeep.console.terminal import Answer, Terminal
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
@@ -43,7 +43,7 @@ class Asked:
 
 def restore(catalogue: Catalogue, leaf: Leaf, asked: Asked, terminal: Terminal) -> int:
     """Restore from a leaf, or go on with its restore; returns the exit code. Raises what the store raises."""
-    if is_restore(leaf) and not asked.is_begun:
+    if leaf.is_in_restore and not asked.is_begun:
         _check_same(leaf, asked)
         terminal.say(f"{leaf.machine}: going on with the restore of {leaf.timestamp}, which stands at {leaf.raw_mode}")
     run = Restore(catalogue, leaf, asked, terminal)

@@ -6,7 +6,7 @@ from enum import Enum
 from vmkeep.contract.codes import ReturnValue, meaning_of
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
-from vmkeep.contract.modes import ROWS, Circle, Kind, Mode
+from vmkeep.contract.modes import ROWS, Kind, Mode
 from vmkeep.contract.names import Attribute
 
 LATEST = "latest"
@@ -39,7 +39,7 @@ def step_of(leaf: Leaf | None, before: Leaf | None) -> Step:
         return Step.RESTORED if before and before.wishes.original and _was_restoring(before) else Step.ENDED
     if leaf.mode is Mode.FINISHED:
         return _finished(leaf, before)
-    if not is_restore(leaf):
+    if not leaf.is_in_restore:
         return Step.ENDED
     if leaf.is_failed:
         return _failed(leaf, before)
@@ -67,11 +67,6 @@ def _failed(leaf: Leaf, before: Leaf | None) -> Step:
     return Step.FAILED
 
 
-def is_restore(leaf: Leaf) -> bool:
-    """Whether the leaf is somewhere between `finished` and `finished` again."""
-    return leaf.mode is not None and ROWS[leaf.mode].circle is Circle.RESTORE
-
-
 def is_touched(leaf: Leaf | None) -> bool:
     """Whether the machine may be being changed already."""
     return leaf is not None and leaf.mode in _RESTORING
@@ -79,7 +74,7 @@ def is_touched(leaf: Leaf | None) -> bool:
 
 def choose(machine: str, leaves: Sequence[Leaf], at: str | None) -> Leaf:
     """The leaf to restore from; one whose restore is under way before all others. Refused with what there is."""
-    under_way = next((leaf for leaf in leaves if is_restore(leaf)), None)
+    under_way = next((leaf for leaf in leaves if leaf.is_in_restore), None)
     if under_way:
         if at not in (None, LATEST, under_way.timestamp):
             raise _busy(under_way, f"a restore of {under_way.timestamp} is under way ({under_way.raw_mode})")
@@ -134,7 +129,7 @@ def _others(leaves: Sequence[Leaf]) -> str:
 
 
 def _busy(leaf: Leaf, what: str) -> Refused:
-    way = f"; {ways_on(leaf.machine)}" if is_restore(leaf) else "; wait for its end (`vmkeep status`)"
+    way = f"; {ways_on(leaf.machine)}" if leaf.is_in_restore else "; wait for its end (`vmkeep status`)"
     return Refused(ReturnValue.CANNOT_LOCK_MACHINE, f"{leaf.machine}: {what}{way}")
 
 
@@ -164,7 +159,7 @@ def refuse_while_old_is_kept(leaf: Leaf) -> None:
     if not keeps_old(leaf):
         return
     said = leaf.message if "/before" in leaf.message else f"…/{leaf.machine}/{leaf.timestamp}/before below retain"
-    first = f"leave it with `vmkeep abort {leaf.machine}`, and " if is_restore(leaf) else ""
+    first = f"leave it with `vmkeep abort {leaf.machine}`, and " if leaf.is_in_restore else ""
     raise Refused(
         ReturnValue.RETAIN_NOT_EMPTY,
         f"{leaf.machine}: {Attribute.KEEP_OLD} keeps what an earlier restore of {leaf.timestamp} replaced, on its node "

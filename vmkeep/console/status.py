@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from vmkeep.console.restoring import is_restore
 from vmkeep.contract.codes import meaning_of
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
@@ -91,7 +90,7 @@ def to_json(status: Status) -> dict[str, object]:
 def why_failed(leaf: Leaf) -> str:
     """A failed leaf in one line."""
     said = leaf.message or meaning_of(leaf.return_value)
-    what = f"restore of {leaf.timestamp}" if is_restore(leaf) else leaf.timestamp
+    what = f"restore of {leaf.timestamp}" if leaf.is_in_restore else leaf.timestamp
     return f"{what} {leaf.raw_mode}: {leaf.return_value} {said}"
 
 
@@ -100,7 +99,8 @@ def what_runs(leaf: Leaf) -> str:
     if leaf.mode is Mode.UNRETAINED_SMALL_FILES:
         return f"restore of {leaf.timestamp} waits for a decision: vmkeep restore {leaf.machine}, or vmkeep abort"
     percent = "" if leaf.percent is None or not leaf.is_at_work else f" {leaf.percent} %"
-    return f"restore of {leaf.timestamp}: {leaf.raw_mode}{percent}" if is_restore(leaf) else f"{leaf.raw_mode}{percent}"
+    at = f"{leaf.raw_mode}{percent}"
+    return f"restore of {leaf.timestamp}: {at}" if leaf.is_in_restore else at
 
 
 def failed_at(leaf: Leaf) -> datetime:
@@ -110,12 +110,12 @@ def failed_at(leaf: Leaf) -> datetime:
 
 def _is_backup(leaf: Leaf) -> bool:
     """Whether there is a good set behind it: a restore starts from one, and leaves it as it is."""
-    return not leaf.wishes.original and (leaf.is_good_backup or is_restore(leaf))
+    return not leaf.wishes.original and (leaf.is_good_backup or leaf.is_in_restore)
 
 
 def _is_told(leaf: Leaf, good: Leaf | None) -> bool:
     """A failed restore waits for a person; a failed backup that a newer good one has made up for is history."""
-    return is_restore(leaf) or good is None or leaf.timestamp > good.timestamp
+    return leaf.is_in_restore or good is None or leaf.timestamp > good.timestamp
 
 
 def _exclusion(surveyed: Surveyed) -> tuple[bool, str]:
@@ -128,7 +128,7 @@ def _exclusion(surveyed: Surveyed) -> tuple[bool, str]:
 def _standing(left_out: bool, running: Leaf | None, failed: Leaf | None, good: Leaf | None) -> Standing:
     if running:
         return Standing.WAITS if running.mode is Mode.UNRETAINED_SMALL_FILES else Standing.RUNNING
-    if failed and is_restore(failed):
+    if failed and failed.is_in_restore:
         return Standing.FAILED
     if left_out:
         return Standing.LEFT_OUT
