@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Test files run at the same time; each has its own servers.
+WORKERS ?= 2
 # Labs mount, and start daemons in namespaces of their own: root's work.
 ROOT   := $(if $(filter 0,$(shell id -u)),,$(if $(shell command -v sudo),sudo))
 
@@ -24,7 +26,7 @@ demo: packages $(STAMP)
 	@$(ROOT) $(BIN)/python -m lab demo
 
 test: packages $(STAMP)
-	$(ROOT) env CI=$(CI) $(BIN)/python -m pytest
+	$(ROOT) env CI=$(CI) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 faults: packages $(STAMP)
 	$(ROOT) $(BIN)/python -m pytest tests/faults --all-faults

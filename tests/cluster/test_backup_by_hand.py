@@ -70,7 +70,7 @@ def test_the_guest_counts_on_and_reads_its_old_data_through_the_new_image(agents
     machine = agents.add_machine(MachineSpec(disks=2))
     plain.back_up(machine.name)
     checked = len(ticks.read_serial(machine.serial).checks)
-    agents.wait_for_count(machine.name, 200)
+    agents.wait_for_count(machine.name, 100)
     log = ticks.read_serial(machine.serial)
     assert log.missing == []
     assert log.complaints == ()

@@ -76,7 +76,7 @@ def test_a_machine_is_back_as_it_was_at_its_instant(kind: str, agents: Lab, plai
     leaf, copies = back_up_with_a_copy(plain, machine, tmp_path)
     at_instant = [ticks.newest_on_disk(copy) for copy in copies]
     if counts:
-        agents.wait_for_count(machine.name, 300)
+        agents.wait_for_count(machine.name, 120)
     offset = machine.serial.stat().st_size if machine.serial.exists() else 0
 
     plain.restore(machine.name, leaf)

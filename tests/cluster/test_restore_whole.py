@@ -80,7 +80,7 @@ def test_the_steps_as_slapd_recorded_them_asked_for_by_edits(whole: Lab, plain: 
     machine = whole.add_machine(MachineSpec(disks=2))
     whole.wait_for_count(machine.name, 30)
     leaf = back_up(plain, machine.name)
-    whole.wait_for_count(machine.name, 200)
+    whole.wait_for_count(machine.name, 100)
     before, offset = len(transcript(whole, plain.leaf_dn(machine.name, leaf))), machine.serial.stat().st_size
     plain.edit_and_wait("restore-small-files", machine.name, leaf, "unretainedSmallFiles")
     plain.edit("restore-large-files", machine.name, leaf)
@@ -97,7 +97,7 @@ def test_the_same_steps_asked_for_by_the_command_line(whole: Lab, plain: Plain) 
     machine = whole.add_machine(MachineSpec())
     whole.wait_for_count(machine.name, 30)
     leaf = back_up(plain, machine.name)
-    whole.wait_for_count(machine.name, 200)
+    whole.wait_for_count(machine.name, 100)
     before = len(transcript(whole, plain.leaf_dn(machine.name, leaf)))
     done = plain.console("restore", machine.name, "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
