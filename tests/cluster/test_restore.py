@@ -21,7 +21,7 @@ KINDS = {
     "running, one disk": MachineSpec(),
     "running, two disks": MachineSpec(disks=2),
     "firmware with NVRAM and vTPM": MachineSpec(kind="uefi", tpm=True),
-    "paused": MachineSpec(state="paused"),
+    "paused, two disks": MachineSpec(state="paused", disks=2),
     "off": MachineSpec(kind="bios", state="off", content_mib=2),
 }
 
@@ -124,6 +124,34 @@ def test_hours_of_later_writes_are_gone(agents: Lab, plain: Plain) -> None:
     after = log[max(log.rfind(f"T {at_instant} "), log.rfind(f"T {at_instant + 1} ")) :]
     assert " BAD" not in after
     assert "V " in after, "the guest read its pattern on the restored disks"
+
+
+def test_a_machine_that_was_off_is_started_where_its_plan_says_so(agents: Lab, plain: Plain) -> None:
+    machine = agents.add_machine(MachineSpec(kind="bios", state="off"))
+    plain.add_backup_subtree(machine.name, sstVirtualizationVirtualMachineForceStart="TRUE")
+    restored = plain.restore(machine.name, plain.back_up(machine.name))
+    assert power(machine) == libvirt.VIR_DOMAIN_RUNNING
+    assert "it is started (ForceStart)" in restored["vmkeepMessage"][0]
+    assert_cleared(machine)
+
+
+def test_without_its_memory_a_machine_is_started_from_the_disks_of_its_instant(agents: Lab, plain: Plain) -> None:
+    machine = agents.add_machine(MachineSpec())
+    agents.wait_for_count(machine.name, 200)
+    leaf = plain.back_up(machine.name)
+    folder = sets.directory_of(machine, leaf)
+    at_instant = max(ticks.newest_on_disk(path) for path in folder.iterdir() if ".qcow2." in path.name)
+    offset = machine.serial.stat().st_size
+    plain.modify(plain.leaf_dn(machine.name, leaf), "replace sstRestoreVMWithoutState TRUE")
+    restored = plain.restore(machine.name, leaf)
+    assert "sstRestoreVMWithoutState is TRUE" in restored["vmkeepMessage"][0]
+    agents.wait_for_count(machine.name, 20)
+    counted = ticks.counts_since(machine.serial, offset)
+    back = next(after for count, after in itertools.pairwise(counted) if after < count)
+    assert back == at_instant + 1
+    clocks = {count.seq: count.monotonic for count in ticks.read_serial(machine.serial).counts}
+    assert clocks[back] < clocks[at_instant], "its clock began anew: it was booted"
+    assert " BAD" not in machine.serial.read_text(errors="replace")[offset:]
 
 
 def test_without_room_for_the_disks_nothing_is_touched(agents: Lab, plain: Plain) -> None:
