@@ -1,5 +1,6 @@
 """How a machine's leaves are summed up for an admin, and what reaches the terminal."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -47,6 +48,12 @@ def test_the_last_success_is_the_newest_good_leaf_whatever_failed_since() -> Non
     found = status_of(WEB, [leaf(1), GOOD, BAD], NOW)
     assert (found.last_success, found.age) == ("20260102T000000Z", 8 * 86400)
     assert found.failed == BAD
+
+
+@pytest.mark.parametrize(("digest", "success"), [("", "20260102T000000Z"), ("blake3:0", "20260103T000000Z")])
+def test_a_leaf_that_was_refused_because_it_is_no_good_backup_is_no_success(digest: str, success: str) -> None:
+    refused = replace(leaf(3, "unretainingSmallFiles", 18), manifest_digest=digest)
+    assert status_of(WEB, [GOOD, refused], NOW).last_success == success
 
 
 def test_a_plan_that_cannot_be_read_is_shown_and_hides_nothing() -> None:

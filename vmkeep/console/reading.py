@@ -18,6 +18,7 @@ _LEAF_ATTRIBUTES = (
     Attribute.ATTEMPTS,
     Attribute.PERCENT,
     Attribute.SIZE,
+    Attribute.MANIFEST_DIGEST,
     Attribute.RESTORE_FROM,
 )
 _READ = ("objectClass", "ou", Attribute.EXCLUDE, *_LEAF_ATTRIBUTES)

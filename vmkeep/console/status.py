@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from vmkeep.console.restoring import never_was_good
 from vmkeep.contract.codes import meaning_of
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
@@ -110,7 +111,8 @@ def failed_at(leaf: Leaf) -> datetime:
 
 def _is_backup(leaf: Leaf) -> bool:
     """Whether there is a good set behind it: a restore starts from one, and leaves it as it is."""
-    return not leaf.wishes.original and (leaf.is_good_backup or leaf.is_in_restore)
+    restored_from = leaf.is_in_restore and not never_was_good(leaf)
+    return not leaf.wishes.original and (leaf.is_good_backup or restored_from)
 
 
 def _is_told(leaf: Leaf, good: Leaf | None) -> bool:
