@@ -81,7 +81,10 @@ class Restoring(_Frozen):
 
 
 class Order(_Frozen):
-    """One operation on one machine. `place` is (vmtype, storage pool), the two directories above the machine's."""
+    """One operation on one machine. `place` is (vmtype, storage pool), the two directories above the machine's.
+
+    `unmade` says why no set can be made any more of what a snapshot left, "" where it can.
+    """
 
     leaf_dn: str
     machine: str
@@ -108,6 +111,7 @@ class Order(_Frozen):
     warning: str = ""
     method: Method = Method.SAVE
     route: Route = Route(freezes=False, clones=False, once=False)
+    unmade: str = ""
     overlay_limit: int = 0
     freeze_seconds: int = 10
     restoring: Restoring | None = None

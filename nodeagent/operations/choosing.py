@@ -30,12 +30,14 @@ def chosen(order: Order, wished: Method, xml: str, host: Host) -> tuple[Order, s
 
 
 def as_made(order: Order, host: Host) -> Order:
-    """The order of a later step with what the snapshot chose; what it left in retain says it."""
+    """The order of a merge with what the snapshot chose; what it left in retain says it, or the set cannot be made."""
     try:
         with open_folder(order.paths.retain, host.roots) as retain:
             making = read_making(retain)
-    except (FileNotFoundError, HostFailure):
-        return order  # the steps will say what is missing
+    except FileNotFoundError:
+        return order.model_copy(update={"unmade": f"{order.paths.retain} is gone"})
+    except HostFailure as why:
+        return order.model_copy(update={"unmade": str(why)})
     way = _route(order, making.method, making.power, host)
     return order.model_copy(update={"method": making.method, "route": way})
 

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from nodeagent.host.cloning import clone_file
 from nodeagent.host.copying import Content, Pace, copy_file, digest_file
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
+from nodeagent.operations.leftovers import is_lost
 from nodeagent.operations.making import read_making, write_making
 from nodeagent.operations.overlay_growth import OverlayGrowth
 from nodeagent.operations.overlays import overlay_of
@@ -53,11 +54,11 @@ class FrozenCopies:
             self._note(disk, content)
         return NO_FACTS
 
-    def remove(self, disk: OrderDisk, facts: Facts) -> Facts:
-        """Remove a copy, unless the images are written to again: then it is all there is of the instant."""
-        if not any(f"commit {other.target}_began" in facts for other in self._order.disks):
+    def remove(self, disk: OrderDisk, _facts: Facts) -> Facts:
+        """Remove a copy, unless all are there: the set can be finished then, and images may be written to again."""
+        if is_lost(self._order, self._host):
             with self._place() as place:
-                place.remove(self._kept(disk))
+                place.remove_made(self._kept(disk))
                 place.sync()
             if self._order.route.once:
                 paths = self._order.paths

@@ -5,7 +5,8 @@ meanwhile: QEMU reads the same blocks, so the page cache serves both and retain 
 back: a chain left half streamed is whole and can be streamed on.
 
 With the methods live and disk, `copy` for every disk, then `commit` for every disk: the machine writes to overlays over
-frozen images. Clones are read for their `digest` after that. Taking back writes the overlays back.
+frozen images. Clones are read for their `digest` after that. Taking back writes the overlays back; where that ends the
+set's instant, nothing of it stays. A set whose notes are gone cannot be made: the machine gets its own images again.
 """
 
 import threading
@@ -17,16 +18,21 @@ from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import open_folder
 from nodeagent.host.hypervisor import Job
 from nodeagent.operations.frozen_copies import FrozenCopies
+from nodeagent.operations.leftovers import clear, is_lost, own_images
 from nodeagent.operations.making import read_making, write_making
 from nodeagent.operations.overlays import write_back
 from nodeagent.operations.streaming import backing_of, make_whole
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import NO_FACTS, Facts, Host, Step
 from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
 
 
 def merge(order: Order, host: Host) -> tuple[Step, ...]:
     """The steps of a merge."""
+    if order.unmade:
+        doing = "see to it that the machine has its own images again"
+        return (Step("whole", doing, ReturnValue.CANNOT_MERGE, partial(_make_whole_and_refuse, order, host)),)
     if order.route.freezes:
         return _thaw_disks(order, host)
     return tuple(_merge_disk(order, host, disk) for disk in order.disks)
@@ -37,7 +43,7 @@ def _thaw_disks(order: Order, host: Host) -> tuple[Step, ...]:
     copies = FrozenCopies(order, host)
     frozen = (
         Step("frozen", "see to it that the machine has its own images again", ReturnValue.CANNOT_MERGE, _nothing_yet)
-        .undone_by(partial(_write_all_back, order, host))
+        .undone_by(partial(_take_back, order, host))
         .guarding_machine()
     )
     copied = (
@@ -76,10 +82,21 @@ def _write_back(order: Order, host: Host, disk: OrderDisk, _facts: Facts) -> Fac
     return NO_FACTS
 
 
-def _write_all_back(order: Order, host: Host, _facts: Facts) -> Facts:
+def _take_back(order: Order, host: Host, _facts: Facts) -> Facts:
     for disk in order.disks:
         write_back(host, order, disk)
+    if is_lost(order, host):
+        clear(order, host)
     return NO_FACTS
+
+
+def _make_whole_and_refuse(order: Order, host: Host, _facts: Facts) -> Facts:
+    own_images(order, host)
+    raise Refused(
+        ReturnValue.MISSING_FILES,
+        f"{order.machine}: the backup {order.timestamp} cannot be finished: {order.unmade}; the machine has its own "
+        "images again, back it up again; what is left of this backup goes with its deletion",
+    )
 
 
 def _merge_disk(order: Order, host: Host, disk: OrderDisk) -> Step:

@@ -7,6 +7,7 @@ What can be prepared is done before the instant, what can wait after it. Taking 
 
 import os
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import PurePosixPath
 
 from nodeagent.host.copying import AT_ONCE, copy_file, digest_file
@@ -14,9 +15,9 @@ from nodeagent.host.description import with_sources, without_chains
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
 from nodeagent.operations.instants import instant
+from nodeagent.operations.leftovers import finish_earlier
 from nodeagent.operations.making import NAME as MAKING_NAME
 from nodeagent.operations.making import MadeFile, Making, write_making
-from nodeagent.operations.swapping import Swapping
 from nodeagent.order import Order
 from nodeagent.steps import NO_FACTS, Facts, Host, Step, access
 from vmkeep.contract.codes import ReturnValue
@@ -29,9 +30,9 @@ _PRIVATE = Access(mode=0o600)
 
 def snapshot(order: Order, host: Host) -> tuple[Step, ...]:
     """The steps of a snapshot."""
-    files, swapping = _Files(order, host), Swapping(order, host)
+    files, finish = _Files(order, host), partial(finish_earlier, order, host)
     before = (
-        Step("leftovers", "finish an earlier backup's merge", ReturnValue.CANNOT_MERGE, swapping.finish_earlier_merge),
+        Step("leftovers", "finish an earlier backup's merge", ReturnValue.CANNOT_MERGE, finish),
         Step("directories", "make the retain directory", ReturnValue.CANNOT_CREATE_DIRECTORY, files.make_directory)
         .undone_by(files.remove_directory),
         Step("entry", "keep the directory entry", ReturnValue.CANNOT_SAVE_BACKEND_ENTRY, files.write_entry)

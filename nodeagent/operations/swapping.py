@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Folder, open_folder
 from nodeagent.operations import saved_memory
-from nodeagent.operations.overlays import overlay_name, write_back
+from nodeagent.operations.overlays import overlay_name
 from nodeagent.operations.streaming import make_whole
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import NO_FACTS, Facts, Host, access
@@ -28,13 +28,6 @@ class Swapping:
         self._order = order
         self._host = host
         self._paths = order.paths
-
-    def finish_earlier_merge(self, _facts: Facts) -> Facts:
-        """Make images whole that an earlier backup left over its retained ones; its merge failed or was forgotten."""
-        for disk in self._order.disks:
-            write_back(self._host, self._order, disk)
-            make_whole(self._host, self._order, disk)
-        return NO_FACTS
 
     def create(self, _facts: Facts) -> Facts:
         """Make the overlays beside their images, under another name; their backing files do not exist yet."""

@@ -1,0 +1,97 @@
+"""What an earlier backup of a machine left: overlays and chains are ended, and files that become no set any more go.
+
+A backup by live or disk has its instant in frozen images; once they are written to again without having been copied,
+what its snapshot laid into retain is of no use to anybody. A set whose images are all there stays: it can still be
+merged and retained. Called by snapshot before anything is begun, and by merge where it fails.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import Folder, open_folder, remove_empty
+from nodeagent.operations.making import NAME as MAKING_NAME
+from nodeagent.operations.making import Making, read_making
+from nodeagent.operations.overlays import write_back
+from nodeagent.operations.streaming import make_whole
+from nodeagent.order import Order
+from nodeagent.steps import NO_FACTS, Facts, Host
+from vmkeep.contract.machine import Power
+from vmkeep.contract.methods import Method
+from vmkeep.contract.timestamps import is_timestamp
+
+
+def finish_earlier(order: Order, host: Host, _facts: Facts) -> Facts:
+    """Give the machine its own images, whole, and clear what became of no use with that."""
+    own_images(order, host)
+    for timestamp in _earlier(order, host):
+        other = order.model_copy(update={"timestamp": timestamp})
+        if is_lost(other, host):
+            clear(other, host)
+    return NO_FACTS
+
+
+def own_images(order: Order, host: Host) -> None:
+    """Return when every disk is its own image, whole: merges that failed or were forgotten are done."""
+    for disk in order.disks:
+        write_back(host, order, disk)
+        make_whole(host, order, disk)
+
+
+def clear(order: Order, host: Host) -> None:
+    """Remove what a backup that becomes no set laid into retain, and its copies; the notes last, they lead here."""
+    paths = order.paths
+    with contextlib.suppress(FileNotFoundError), open_folder(paths.retain, host.roots) as retain:
+        if (making := _notes(retain, order)) is None:
+            return
+        names = [file.name for file in making.files]
+        with contextlib.suppress(FileNotFoundError), open_folder(paths.backup, host.roots) as backup:
+            _remove(backup, [paths.kept_name(name) for name in names])
+        _remove(retain, names)
+        retain.remove(MAKING_NAME)
+        retain.sync()
+    remove_empty(paths.backup, paths.backup_root, host.roots)
+    remove_empty(paths.retain, paths.retain_root, host.roots)
+
+
+def _remove(folder: Folder, names: Sequence[str]) -> None:
+    """Only what lies right here, whatever the notes say."""
+    for name in names:
+        if PurePosixPath(name).name == name:
+            folder.remove_made(name)
+
+
+def _earlier(order: Order, host: Host) -> list[str]:
+    """Other backups of the machine that have a directory in retain."""
+    try:
+        with open_folder(order.paths.retain.parent, host.roots) as machine:
+            found = [name for name in machine.names() if is_timestamp(name) and machine.has_folder(name)]
+    except FileNotFoundError:
+        return []
+    return [name for name in found if name != order.timestamp]
+
+
+def is_lost(order: Order, host: Host) -> bool:
+    """Whether a backup by overlays lacks an image for good, once its overlays are written back.
+
+    A copy lies in retain, or was noted when it was complete: the backup directory may be away for a while.
+    """
+    try:
+        with open_folder(order.paths.retain, host.roots) as retain:
+            making = _notes(retain, order)
+            if making is None or making.method not in (Method.LIVE, Method.DISK) or making.power is Power.OFF:
+                return False
+            images = [file.name for file in making.files if file.role == "disk"]
+            return any(not retain.exists(name) and not making.knows(name) for name in images)
+    except FileNotFoundError:
+        return False
+
+
+def _notes(retain: Folder, order: Order) -> Making | None:
+    """What the snapshot noted, None where that is gone or speaks of something else."""
+    try:
+        making = read_making(retain)
+    except HostFailure:
+        return None
+    return making if (making.machine, making.timestamp) == (order.machine, order.timestamp) else None
