@@ -4,15 +4,15 @@ Every call raises HostFailure for what libvirt refuses and HypervisorAway where 
 """
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import libvirt
 
 from nodeagent.host.connection import Connection
 from nodeagent.host.description import Description, describe, has_connected_agent, is_mirror_ready, snapshot_request
-from nodeagent.host.errors import HostFailure
+from nodeagent.host.errors import HostFailure, HypervisorAway
 from nodeagent.host.pausing import short_pause
 from vmkeep.contract.machine import Power
 
@@ -22,13 +22,17 @@ _JOB_POLL_SECONDS = 0.25  # an event tells the end of a job; this is for one tha
 
 @dataclass(frozen=True)
 class View:
-    """A machine as libvirt sees it now. `xml` is its live description, or the persistent one where it is off."""
+    """A machine as libvirt sees it now. `xml` is its live description, or the persistent one where it is off.
+
+    `is_halted`: QEMU stopped it, because a disk took no more.
+    """
 
     power: Power
     stopped_by_itself: bool
     moved_away: bool
     xml: str
     description: Description
+    is_halted: bool = False
 
     @property
     def is_active(self) -> bool:
@@ -76,7 +80,8 @@ class Hypervisor:
             # A panicked guest that is kept has its images open: it is not off.
             power = Power.PAUSED if state == libvirt.VIR_DOMAIN_CRASHED and domain.isActive() else _power(state)
         moved = (state, reason) == (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
-        return View(power, _stopped_by_itself(state, reason), moved, xml, describe(xml))
+        halted = (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR)
+        return View(power, _stopped_by_itself(state, reason), moved, xml, describe(xml), halted)
 
     def save(self, name: str, path: str) -> None:
         """Write a machine's memory to a file and stop it; it is off afterwards."""
@@ -177,14 +182,22 @@ class Hypervisor:
             with short_pause(domain) if memory else nullcontext():
                 domain.snapshotCreateXML(snapshot_request(overlays, others, memory), flags)
 
-    def limit_agent(self, name: str, seconds: int) -> bool:
-        """Give the agent inside the guest so long to answer; False where there is none that is connected."""
+    @contextmanager
+    def limited_agent(self, name: str, seconds: int) -> Iterator[bool]:
+        """Give the agent inside the guest so long to answer, for what is done inside; False where none is connected.
+
+        libvirt tells nobody what the limit was before; afterwards it is what every machine begins with: none.
+        """
         with self._connected() as connection:
             domain = _known(connection, name)
-            if not has_connected_agent(domain.XMLDesc(0)):
-                return False
-            domain.agentSetResponseTimeout(seconds, 0)
-            return True
+            if is_there := has_connected_agent(domain.XMLDesc(0)):
+                domain.agentSetResponseTimeout(seconds, 0)
+        try:
+            yield is_there
+        finally:
+            if is_there:
+                with suppress(HostFailure, HypervisorAway), self._connected() as connection:
+                    _known(connection, name).agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
 
     def thaw(self, name: str) -> None:
         """Let the guest's filesystems go on; HostFailure where its agent does not answer."""

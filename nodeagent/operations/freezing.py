@@ -64,9 +64,15 @@ class Freezing:
         name, hypervisor = self._order.machine, self._host.hypervisor
         for disk in self._order.disks:
             write_back(self._host, self._order, disk)
-        if not can_answer or not hypervisor.limit_agent(name, self._order.freeze_seconds):
-            hypervisor.freeze(name, self._overlays, None)
-            return {"consistency": "crash"}
+        if can_answer:
+            with hypervisor.limited_agent(name, self._order.freeze_seconds) as is_connected:
+                if is_connected:
+                    return self._freeze_quiesced()
+        hypervisor.freeze(name, self._overlays, None)
+        return {"consistency": "crash"}
+
+    def _freeze_quiesced(self) -> Facts:
+        name, hypervisor = self._order.machine, self._host.hypervisor
         try:
             hypervisor.freeze(name, self._overlays, None, quiesce=True)
         except HostFailure as why:
@@ -118,12 +124,12 @@ class Freezing:
         if view is None or view.power is not Power.RUNNING or not has_agent_channel(view.xml):
             return True  # nobody there to freeze anything
         try:
-            if not self._host.hypervisor.limit_agent(name, _THAW_SECONDS):
-                return False
-            self._host.hypervisor.thaw(name)
+            with self._host.hypervisor.limited_agent(name, _THAW_SECONDS) as is_connected:
+                if is_connected:
+                    self._host.hypervisor.thaw(name)
+                return is_connected
         except HostFailure:
             return False
-        return True
 
     def _let_run(self) -> None:
         """A libvirt that died in the middle may have left the machine paused."""

@@ -13,7 +13,7 @@ import libvirt
 import libvirt_qemu
 import pytest
 
-from lab import guest_agent, ticks
+from lab import ticks
 from lab.cluster import Lab
 from lab.machines import Machine, MachineSpec
 from lab.waiting import until
@@ -106,7 +106,7 @@ def test_a_machine_that_writes_too_much_meanwhile_has_its_own_images_again(agent
     assert "1 MiB" in entry["vmkeepMessage"][0]
     assert "vmkeepOverlayLimit" in entry["vmkeepMessage"][0]
     assert overlays(machine) == []
-    assert [name for name in files_below(machine.node.retain) if leaf in name and "qcow2" in name] == []
+    assert [name for name in files_below(machine.node.retain) if leaf in name] == [], "it can be finished no more"
     assert_counts_without_a_gap(agents, machine)
     plain.modify(plain.lab.tree.machine_plan(machine.name), "delete vmkeepBandwidthCopy")
     later = plain.back_up(machine.name)
@@ -176,7 +176,7 @@ def test_an_overlay_whose_leaf_was_deleted_is_written_back_by_the_next_backup(
     plain.delete_tree(plain.leaf_dn(machine.name, leaf))
     agents.wait_for_count(machine.name, 60)
     later = plain.back_up(machine.name, timestamp(1))
-    assert overlays(machine) == []
+    assert_nothing_left(machine, leaf)
     sets.assert_digests(sets.directory_of(machine, later))
     assert_counts_without_a_gap(agents, machine)
 
@@ -303,117 +303,6 @@ def test_an_image_that_is_raw_is_refused(agents: Lab, plain: Plain, machine: Mac
     _, said = plain.fail(machine.name)
     assert "only qcow2" in said
     assert overlays(machine) == []
-
-
-# what the agent inside the guest does
-
-
-@pytest.fixture(scope="module")
-def with_agent(agents: Lab) -> Iterator[Machine]:
-    machine = agents.add_machine(MachineSpec(agent=True))
-    guest_agent.wait_ready(machine)
-    with_method(Plain(agents), machine, "disk", vmkeepFreezeSeconds="2")
-    yield machine
-    end(machine)
-
-
-def assert_writes_to_its_filesystem(machine: Machine) -> None:
-    newest = ticks.newest_file_write(machine.serial)
-    until("the guest to write to its filesystem", lambda: ticks.newest_file_write(machine.serial) > newest + 2, 30)
-    assert not guest_agent.is_frozen(machine)
-
-
-def backed_up(plain: Plain, machine: Machine) -> tuple[str, str, Path]:
-    """A whole backup: what it is said to be worth, what is said of its snapshot, its image."""
-    leaf = timestamp()
-    plain.add_leaf(machine.name, leaf)
-    plain.step(machine.name, leaf, "snapshot", "snapshotted")
-    return finished(plain, machine, leaf)
-
-
-def finished(plain: Plain, machine: Machine, leaf: str) -> tuple[str, str, Path]:
-    said = plain.leaf(machine.name, leaf).get("vmkeepMessage", [""])[0]
-    plain.step(machine.name, leaf, "merge", "merged")
-    image = Path(retained(plain, machine, leaf))
-    worth = plain.leaf(machine.name, leaf)["vmkeepConsistency"][0]
-    assert sets.manifest(image.parent)["consistency"] == worth
-    return worth, said, image
-
-
-def silent_for(machine: Machine, seconds: float) -> None:
-    """The agent inside takes questions, and answers none of them before so long."""
-    pid = "$(/bin/busybox cat /run/qemu-ga.pid)"
-    script = f"agent={pid}; /bin/busybox usleep 300000; /bin/busybox kill -STOP $agent; "
-    guest_agent.start(machine, f"{script} /bin/busybox usleep {int(seconds * 1e6)}; /bin/busybox kill -CONT $agent")
-    until("the agent inside to fall silent", lambda: not answers(machine), 10)
-
-
-def answers(machine: Machine) -> bool:
-    try:
-        guest_agent.ask(machine, "guest-ping", limit=1)
-    except libvirt.libvirtError:
-        return False
-    return True
-
-
-def test_filesystems_are_frozen_for_the_instant_and_clean_in_the_set(plain: Plain, with_agent: Machine) -> None:
-    worth, said, image = backed_up(plain, with_agent)
-    assert (worth, said) == ("quiesced", "")
-    assert not ticks.needs_recovery(image)
-    assert_writes_to_its_filesystem(with_agent)
-
-
-def test_a_freeze_that_the_guest_refuses_is_not_called_quiesced(plain: Plain, with_agent: Machine) -> None:
-    guest_agent.refuse(with_agent, "guest-fsfreeze-freeze")
-    worth, said, image = backed_up(plain, with_agent)
-    guest_agent.refuse(with_agent)
-    assert worth == "crash"
-    assert "could not be frozen" in said
-    assert ticks.needs_recovery(image)
-    assert_writes_to_its_filesystem(with_agent)
-
-
-def test_an_agent_inside_that_is_silent_is_waited_for_as_long_as_the_plan_says(
-    plain: Plain, with_agent: Machine
-) -> None:
-    silent_for(with_agent, 12)
-    began = time.monotonic()
-    leaf = begun(plain, with_agent)
-    assert time.monotonic() - began < 30
-    until("the agent inside to answer", lambda: answers(with_agent), 30)
-    assert_writes_to_its_filesystem(with_agent)
-    worth, said, _ = finished(plain, with_agent, leaf)
-    assert worth == "crash"
-    assert "could not be frozen" in said
-
-
-def test_an_agent_inside_that_dies_with_frozen_filesystems_leaves_none_frozen(
-    plain: Plain, with_agent: Machine
-) -> None:
-    guest_agent.when_frozen(with_agent, "KILL", after=0)
-    leaf = begun(plain, with_agent)
-    guest_agent.wait_ready(with_agent)
-    assert_writes_to_its_filesystem(with_agent)
-    worth, *_ = finished(plain, with_agent, leaf)
-    assert worth == "crash"
-
-
-def test_our_agent_killed_while_filesystems_are_being_frozen_leaves_none_frozen(
-    agents: Lab, plain: Plain, with_agent: Machine
-) -> None:
-    plain.modify(plain.lab.tree.machine_plan(with_agent.name), "replace vmkeepFreezeSeconds 20")
-    silent_for(with_agent, 3)
-    leaf = timestamp()
-    plain.add_leaf(with_agent.name, leaf)
-    plain.ask(with_agent.name, leaf, "snapshot")
-    journals = with_agent.node.state / "journal"
-    until("the freeze to begin", lambda: any('"freeze"' in path.read_text() for path in journals.glob("*.journal")), 20)
-    agents.kill_agent(with_agent.node.name)
-    agents.start_agent(with_agent.node.name)
-    assert plain.wait(with_agent.name, leaf, "snapshotted")["sstProvisioningMode"] == ["snapshotted"]
-    assert_writes_to_its_filesystem(with_agent)
-    worth, _, image = finished(plain, with_agent, leaf)
-    assert worth == "crash" or not ticks.needs_recovery(image), "it is not called better than it is known to be"
 
 
 # firmware
