@@ -20,7 +20,7 @@ from lab.errors import LabError
 from lab.processes import Process, identify, seeing, start, stop
 from lab.waiting import until
 
-_FOLDERS = ("images", "retain", "backup", "ram", "state", "log", "serial", "etc", "lib", "cache", "run")
+_FOLDERS = ("backup", "ram", "state", "log", "serial", "etc", "lib", "cache", "run")
 _BOUND = {
     "etc": "/etc/libvirt",
     "lib": "/var/lib/libvirt",
@@ -37,13 +37,15 @@ class NodeOptions:
     """`ram_disks`: folders of the node that are RAM disks, and their MiB; `backup` lies elsewhere when given.
 
     `filesystem`: all folders of the node lie on a filesystem of their own, of this kind and with `filesystem_mib`; the
-    file behind it is sparse.
+    file behind it is sparse. `store_mib`: images and retain directory alone lie on an ext4 of so many MiB, which a test
+    can fill without taking the room from everything else.
     """
 
     ram_disks: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({"ram": 512}))
     backup: Path | None = None
     filesystem: str | None = None
     filesystem_mib: int = 4096
+    store_mib: int = 0
 
 
 class Node:
@@ -60,14 +62,19 @@ class Node:
         self._connection: Any = None
 
     @property
+    def store(self) -> Path:
+        """Where images and retain directory lie."""
+        return self.folder / "store" if self.options.store_mib else self.folder
+
+    @property
     def images(self) -> Path:
         """Image root of the node."""
-        return self.folder / "images"
+        return self.store / "images"
 
     @property
     def retain(self) -> Path:
         """Retain directory, on the file system of the images."""
-        return self.folder / "retain"
+        return self.store / "retain"
 
     @property
     def backup(self) -> Path:
@@ -111,8 +118,11 @@ class Node:
         if self.options.filesystem:
             # Before the daemon's namespace is made: it sees later mounts only where they reach it.
             filesystems.mount_in_file(self.folder, self.options.filesystem_mib, self.options.filesystem)
-        for name in (*_FOLDERS, "lib/qemu/nvram"):
-            (self.folder / name).mkdir(parents=True)
+        if self.options.store_mib:
+            self.store.mkdir()
+            filesystems.mount_in_file(self.store, self.options.store_mib, "ext4")
+        for folder in (self.images, self.retain, *(self.folder / name for name in (*_FOLDERS, "lib/qemu/nvram"))):
+            folder.mkdir(parents=True)
         self.backup.mkdir(parents=True, exist_ok=True)
         self.sockets.mkdir(mode=0o700)
         for name, mib in self.options.ram_disks.items():

@@ -57,13 +57,17 @@ def silent(_job: Job) -> None:
 
 def write_back(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Job], None] = silent) -> None:
     """Return when the machine's disk is its own image again and no overlay of ours lies beside it."""
-    last = "it was switched on and off too often"
+    last, was_in_use = "it was switched on and off too often", False
     for _ in range(_ROUNDS):
         view = host.hypervisor.look(order.machine)
         overlay = _overlay_in_use(view, disk)
         if overlay is None:
             _remove_overlays(host, order, disk)
+            if was_in_use and view is not None and view.is_halted:
+                # Its overlay found no room; its own image takes what it has still to write.
+                host.hypervisor.resume(order.machine)
             return
+        was_in_use = True
         assert view is not None
         try:
             if view.is_active:
