@@ -248,6 +248,29 @@ def test_a_machine_that_is_undefined_with_its_images_gone_comes_back(whole: Lab,
     back_up(plain, machine.name)
 
 
+def test_a_machine_that_is_undefined_with_its_firmware_gone_comes_back(whole: Lab, plain: Plain) -> None:
+    """Its NVRAM and its TPM's memory are nowhere but in the set."""
+    machine = whole.add_machine(MachineSpec(kind="uefi", tpm=True))
+    leaf = back_up(plain, machine.name)
+    saved = {file["role"]: file["name"] for file in sets.manifest(sets.directory_of(machine, leaf))["files"]}
+    variables = (sets.directory_of(machine, leaf) / saved["nvram"]).read_bytes()
+    tpm = machine.node.libvirt_state / "swtpm" / machine.uuid
+    domain = machine.node.domain(machine.name)
+    domain.destroy()
+    domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+    machine.disks[0].unlink()
+    assert not machine.nvram.exists()
+    assert not tpm.exists()
+    done = plain.console("restore", machine.name, "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert machine.node.domain(machine.name).isActive()
+    assert machine.nvram.stat().st_size == len(variables)
+    assert tpm.stat().st_mode & 0o777 == 0o711, "swtpm is not root elsewhere, and has to get through"
+    assert [path for path in files_below(tpm) if path.endswith(".permall")]
+    assert_cleared(machine)
+    back_up(plain, machine.name)
+
+
 def test_a_machine_whose_entry_is_gone_comes_back_by_its_set(whole: Lab, plain: Plain) -> None:
     machine = whole.add_machine(MachineSpec())
     whole.wait_for_count(machine.name, 30)
