@@ -21,6 +21,8 @@ SETTLE = timedelta(seconds=5)
 
 _BEFORE_THE_BARRIER = (Mode.INITIALIZE, Mode.INITIALIZED, Mode.SNAPSHOT, Mode.SNAPSHOTTING)
 _WORTH_FINISHING = (Mode.MERGING, Mode.RETAINING)
+# A merge that could not copy frozen images, or lacks its notes, is over: asked again it could only hide why.
+_OVER = (ReturnValue.CANNOT_COPY_IMAGE, ReturnValue.MISSING_FILES)
 _ASKED_AGAIN = "asked again"
 _NOT_OF_A_BACKUP = tuple(row.mode for row in ROWS.values() if row.circle is not Circle.BACKUP)
 # Where the machine's entry is rightly being changed, or stays as the restore made it.
@@ -236,7 +238,8 @@ def _end_of(leaf: Leaf, now: datetime) -> str:
 
 
 def _is_tried_again(leaf: Leaf, bounds: Bounds) -> bool:
-    return leaf.is_failed and leaf.mode in _WORTH_FINISHING and leaf.attempts < bounds.attempts
+    is_over = leaf.mode is Mode.MERGING and leaf.return_value in _OVER
+    return leaf.is_failed and leaf.mode in _WORTH_FINISHING and not is_over and leaf.attempts < bounds.attempts
 
 
 def _newest_additions(view: View) -> dict[str, datetime]:

@@ -64,7 +64,7 @@ def _thaw_disks(order: Order, host: Host) -> tuple[Step, ...]:
         Step(
             f"digest {disk.target}",
             f"read the clone of {disk.path}",
-            ReturnValue.CANNOT_COPY_IMAGE,
+            ReturnValue.CANNOT_MERGE,
             partial(copies.digest, disk),
         )
         for disk in order.disks
