@@ -8,7 +8,7 @@ digests taken on the way, and every image is checked. Taking back removes what w
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import PurePosixPath
 
@@ -137,11 +137,8 @@ class _Large:
             ) from None
 
     def remove(self, file: SavedFile, _facts: Facts) -> Facts:
-        try:
-            with open_folder(self._order.paths.retain, self._host.roots) as retain:
-                retain.remove(file.kept)
-        except FileNotFoundError:
-            pass
+        with suppress(FileNotFoundError), open_folder(self._order.paths.retain, self._host.roots) as retain:
+            retain.remove_made(file.kept)
         return NO_FACTS
 
     def check_images(self, _facts: Facts) -> Facts:

@@ -17,6 +17,7 @@ from nodeagent.host.hypervisor import View
 from nodeagent.operations.finding import find_set
 from nodeagent.operations.restore_survey import survey_restore
 from nodeagent.operations.saved_machine import SavedMachine
+from nodeagent.operations.unretain import unretain_large_files
 from nodeagent.operations.unretain_survey import survey_large_files
 from nodeagent.order import Order, Restoring
 from nodeagent.restoring.allowed import AllowedPlaces
@@ -242,6 +243,19 @@ def test_room_for_the_memory_of_a_machine_that_runs_is_asked_for_before_hours_of
         restored.ask_large()
     have_free(monkeypatch, 2 * memory)
     restored.ask_large()
+
+
+# taking back
+
+
+def test_of_a_copy_that_was_killed_nothing_stays_where_the_rest_is_taken_back(restored: Restored) -> None:
+    order, left = restored.ask_large(), [restored.retain / "disk", restored.retain / "disk.partial"]
+    for path in left:
+        path.write_bytes(b"half")
+    for step in reversed(unretain_large_files(order, restored.saved.host)):
+        step.undo({})
+    assert not any(path.exists() for path in left)
+    assert sorted(path.name for path in restored.retain.iterdir()) == [f"m.ldif.{LEAF}", f"m.xml.{LEAF}"]
 
 
 def have_free(monkeypatch: pytest.MonkeyPatch, free: int) -> list[str]:
