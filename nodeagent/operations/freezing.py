@@ -5,7 +5,6 @@ agent, the call has it freeze its filesystems around the instant; whatever goes 
 quiesced. Called by the snapshot's plan.
 """
 
-import contextlib
 import time
 from pathlib import PurePosixPath
 
@@ -14,6 +13,7 @@ from nodeagent.host.errors import HostFailure
 from nodeagent.host.hypervisor import View
 from nodeagent.operations import saved_memory
 from nodeagent.operations.overlays import overlay_of, write_back
+from nodeagent.operations.room import not_on_ram_disk
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import NO_FACTS, Facts, Host
 from vmkeep.contract.codes import ReturnValue
@@ -48,10 +48,13 @@ class Freezing:
     def _freeze_with_memory(self) -> Facts:
         """The memory goes to the RAM disk if that goes well, else to retain."""
         *places, last = self._order.state_candidates
+        warning: Facts = {}
         for place in places:
-            with contextlib.suppress(HostFailure):
+            try:
                 return self._freeze_to(place)
-        return self._freeze_to(last)
+            except HostFailure as why:
+                warning = {"warning": not_on_ram_disk(place.parent, why)}
+        return {**self._freeze_to(last), **warning}
 
     def _freeze_to(self, place: PurePosixPath) -> Facts:
         saved_memory.drop(self._host, self._order.state_candidates)

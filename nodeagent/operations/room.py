@@ -45,10 +45,15 @@ def choose_ram_disk(order: Order, ram_disk: str | None, roots: Sequence[str], me
             folder.remove(f".{order.machine}.{order.timestamp}.probe")
             free = folder.free_bytes()
     except (HostFailure, OSError) as why:
-        return None, f"RAM disk {ram_disk} cannot be used ({why}); the memory was saved to the retain directory"
+        return None, not_on_ram_disk(ram_disk, why)
     if free < memory * _MARGIN:
         return None, f"RAM disk {ram_disk} has only {free} bytes free; the memory was saved to the retain directory"
     return ram_disk, ""
+
+
+def not_on_ram_disk(ram_disk: object, why: Exception) -> str:
+    """What an admin is told where the memory could not go to the RAM disk."""
+    return f"RAM disk {ram_disk} cannot be used ({why}); the memory was saved to the retain directory"
 
 
 def require_free(order: Order, roots: Sequence[str], path: str, needed: int) -> None:

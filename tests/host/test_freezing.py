@@ -1,0 +1,83 @@
+"""Where a machine's memory goes when it is saved live, by a host whose RAM disk fails in that very moment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from nodeagent.host.description import describe
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.hypervisor import View
+from nodeagent.host.images import Images
+from nodeagent.operations.freezing import Freezing
+from nodeagent.order import Order, OrderDisk
+from nodeagent.steps import Host
+from nodeagent.unretained import Unretained
+from vmkeep.contract.machine import Power
+from vmkeep.contract.methods import Method
+from vmkeep.contract.modes import Mode
+
+
+@dataclass
+class Qemu:
+    """One machine that runs, whose memory cannot be written below some directories."""
+
+    image: Path
+    full: tuple[Path, ...]
+    memory: list[str] = field(default_factory=list)
+
+    def look(self, _name: str) -> View:
+        disk = f"<disk type='file' device='disk'><source file='{self.image}'/><target dev='vda'/></disk>"
+        xml = f"<domain><name>vm</name><devices>{disk}</devices></domain>"
+        return View(Power.RUNNING, stopped_by_itself=False, moved_away=False, xml=xml, description=describe(xml))
+
+    def freeze(self, _name: str, _overlays: Mapping[str, str], memory: str) -> None:
+        if any(PurePosixPath(memory).is_relative_to(folder) for folder in self.full):
+            raise HostFailure("no space left on device")
+        self.memory.append(memory)
+
+
+def frozen(tmp_path: Path, *full: str) -> tuple[Mapping[str, object], list[str]]:
+    """The facts of a freeze, and where the memory went."""
+    for name in ("images", "retain", "ram"):
+        (tmp_path / name).mkdir()
+    image = tmp_path / "images/d.qcow2"
+    image.touch()
+    order = Order(
+        leaf_dn="ou=20260101T000000Z",
+        machine="vm",
+        timestamp="20260101T000000Z",
+        mode=Mode.SNAPSHOTTING,
+        uuid="u",
+        power=Power.RUNNING,
+        disks=(OrderDisk(target="vda", path=str(image), kept="d.qcow2"),),
+        retain_root=str(tmp_path / "retain"),
+        backup_root=str(tmp_path / "retain"),
+        place=("vm-persistent", "p"),
+        ram_disk=str(tmp_path / "ram"),
+        method=Method.LIVE,
+    )
+    qemu = Qemu(image, tuple(tmp_path / name for name in full))
+    stand_in: Any = qemu
+    host = Host("n1", stand_in, Images(), [str(tmp_path)], {}, Unretained(tmp_path / "unretained"))
+    return Freezing(order, host).freeze({}), qemu.memory
+
+
+def test_memory_goes_to_the_ram_disk_and_nothing_is_said(tmp_path: Path) -> None:
+    facts, memory = frozen(tmp_path)
+    assert memory == [f"{tmp_path}/ram/vm.state.20260101T000000Z"]
+    assert "warning" not in facts
+
+
+def test_where_the_ram_disk_fails_it_goes_to_retain_and_that_is_said(tmp_path: Path) -> None:
+    facts, memory = frozen(tmp_path, "ram")
+    assert memory == [f"{tmp_path}/retain/vm-persistent/p/vm/20260101T000000Z/vm.state"]
+    said = f"RAM disk {tmp_path}/ram cannot be used (no space left on device); "
+    assert facts["warning"] == f"{said}the memory was saved to the retain directory"
+
+
+def test_where_no_place_takes_it_the_freeze_fails(tmp_path: Path) -> None:
+    with pytest.raises(HostFailure, match="no space left"):
+        frozen(tmp_path, "ram", "retain")
