@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import PurePosixPath
 
-from nodeagent.host.copying import AT_ONCE, copy_file, digest_file
+from nodeagent.host.copying import AT_ONCE, Pace, copy_file, digest_file
 from nodeagent.host.description import with_sources, without_chains
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
@@ -118,14 +118,14 @@ class _Files:
         if not self._order.has_memory:
             # No line end when written: older tools compare the whole content.
             return self._write(self._paths.state, STAND_IN_STATE, _PRIVATE)
-        saved = PurePosixPath(str(facts["state_path"]))
+        saved, pace = PurePosixPath(str(facts["state_path"])), Pace(stop=self._host.stop)  # the machine runs by now
         with self._retain() as retain, open_folder(saved.parent, self._host.roots) as source:
             if source.exists(saved.name) and saved.parent != self._paths.retain:
                 retain.remove(self._paths.state)
-                content = copy_file((source, saved.name), (retain, self._paths.state), _PRIVATE)
+                content = copy_file((source, saved.name), (retain, self._paths.state), _PRIVATE, pace=pace)
                 source.remove(saved.name)
             else:
-                content = digest_file(retain, self._paths.state)
+                content = digest_file(retain, self._paths.state, pace=pace)
                 with retain.opened(self._paths.state) as descriptor:
                     _PRIVATE.apply(descriptor)
                     os.fsync(descriptor)  # libvirt wrote it

@@ -1,0 +1,75 @@
+"""Memory on its way from the RAM disk to retain: its machine runs by then, so the copy stops with the agent."""
+
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nodeagent.host.copying import Stopped
+from nodeagent.host.images import Images
+from nodeagent.operations.snapshot import snapshot
+from nodeagent.order import Order, OrderDisk
+from nodeagent.steps import Facts, Host
+from nodeagent.unretained import Unretained
+from tests.cluster.plain import files_below
+from vmkeep.contract.machine import Power
+from vmkeep.contract.modes import Mode
+
+MEMORY = b"memory" * 1000
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Order:
+    for name in ("retain", "ram"):
+        (tmp_path / name).mkdir()
+    return Order(
+        leaf_dn="ou=20260101T000000Z",
+        machine="vm",
+        timestamp="20260101T000000Z",
+        mode=Mode.SNAPSHOTTING,
+        uuid="u",
+        power=Power.RUNNING,
+        disks=(OrderDisk(target="vda", path=str(tmp_path / "images/d.qcow2"), kept="d.qcow2"),),
+        retain_root=str(tmp_path / "retain"),
+        backup_root=str(tmp_path / "retain"),
+        place=("vm-persistent", "p"),
+        ram_disk=str(tmp_path / "ram"),
+    )
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    no_machine: Any = SimpleNamespace()
+    return Host("n1", no_machine, Images(), [str(tmp_path)], {}, Unretained(tmp_path / "unretained"))
+
+
+def keep_state(order: Order, host: Host, saved: Path) -> Facts:
+    steps = {step.name: step for step in snapshot(order, host)}
+    steps["directories"].apply({})
+    return steps["state"].apply({"state_path": str(saved)})
+
+
+def test_it_stops_and_is_begun_anew_by_the_next_agent(order: Order, host: Host, tmp_path: Path) -> None:
+    saved = Path(order.state_candidates[0])
+    saved.write_bytes(MEMORY)
+    host.stop.set()
+    with pytest.raises(Stopped):
+        keep_state(order, host, saved)
+    assert files_below(tmp_path) == [f"ram/{saved.name}"]
+    facts = keep_state(order, replace(host, stop=Event()), saved)
+    assert facts["state_size"] == len(MEMORY)
+    assert not saved.exists()
+    assert Path(order.paths.retain / "vm.state").read_bytes() == MEMORY
+
+
+def test_reading_what_libvirt_wrote_to_retain_stops_too(order: Order, host: Host) -> None:
+    saved = Path(order.state_candidates[1])
+    saved.parent.mkdir(parents=True)
+    saved.write_bytes(MEMORY)
+    host.stop.set()
+    with pytest.raises(Stopped):
+        keep_state(order, host, saved)
+    assert saved.read_bytes() == MEMORY
