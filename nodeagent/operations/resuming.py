@@ -11,6 +11,7 @@ from nodeagent.host.description import with_chain
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.hypervisor import View
 from nodeagent.operations import saved_memory
+from nodeagent.operations.room import not_on_ram_disk
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import Facts, Host
 from vmkeep.contract.codes import ReturnValue
@@ -31,17 +32,23 @@ class Resuming:
         """Save the memory, on the RAM disk if that goes well, else in retain."""
         self._refuse_unless_active()
         saved_memory.drop(self._host, self._order.state_candidates)
-        last: HostFailure | None = None
-        for candidate in self._order.state_candidates:
-            down_at = self._host.wall_clock()
+        *places, last = self._order.state_candidates
+        warning: Facts = {}
+        for place in places:
             try:
-                self._host.hypervisor.save(self._order.machine, str(candidate))
+                return self._save_to(place)
             except HostFailure as why:
-                last = why
-                self._refuse_unless_it_runs(why)
-                continue
-            return {"state_path": str(candidate), "down_at": down_at}
-        raise last or HostFailure("there is no place to save the memory to")
+                warning = {"warning": not_on_ram_disk(place.parent, why)}
+        return {**self._save_to(last), **warning}
+
+    def _save_to(self, place: PurePosixPath) -> Facts:
+        down_at = self._host.wall_clock()
+        try:
+            self._host.hypervisor.save(self._order.machine, str(place))
+        except HostFailure as why:
+            self._refuse_unless_it_runs(why)
+            raise
+        return {"state_path": str(place), "down_at": down_at}
 
     def _refuse_unless_active(self) -> None:
         """A state file of a machine that is off may be all there is of its memory; it is not written over."""
