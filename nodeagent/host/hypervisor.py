@@ -101,6 +101,12 @@ class Hypervisor:
         with self._connected() as connection:
             return str(connection.saveImageGetXMLDesc(path, libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE))
 
+    def description_to_keep(self, name: str) -> str:
+        """The XML that a state file of the machine would have: nothing in it that only this run's QEMU filled in."""
+        flags = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE
+        with self._connected() as connection:
+            return str(_known(connection, name).XMLDesc(flags))
+
     def restore(self, path: str, xml: str, power: Power) -> None:
         """Bring a machine back from its state file, with this XML, running or paused."""
         paused = power is Power.PAUSED

@@ -136,6 +136,7 @@ def test_a_machine_is_backed_up_and_restored(combination: Combination, lab_at: L
         assert power(machine) == (1 if method == "disk" and state == "paused" else before)
         if power(machine) == before:
             assert all(same_content(disk, original) for disk, original in zip(machine.disks, originals, strict=True))
+    assert definition(machine) == described
     assert_cleared(machine)
     plain.back_up(machine.name)
     end(machine)
