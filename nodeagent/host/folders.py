@@ -233,6 +233,13 @@ def names_in(path: PurePath, roots: Sequence[str]) -> list[str]:
         return []
 
 
+def remove_file(path: PurePath, roots: Sequence[str]) -> None:
+    """Remove one file, durably; fine where it or its directory is gone."""
+    with contextlib.suppress(FileNotFoundError), open_folder(path.parent, roots) as folder:
+        folder.remove(path.name)
+        folder.sync()
+
+
 @contextlib.contextmanager
 def make_folder(path: PurePath, roots: Sequence[str], access: Access) -> Iterator[Folder]:
     """A directory below one of the roots; what is missing of it is made, with this access."""

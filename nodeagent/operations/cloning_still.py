@@ -10,7 +10,6 @@ from pathlib import PurePosixPath
 
 from nodeagent.host.cloning import clone_file
 from nodeagent.host.description import with_chain
-from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, open_folder
 from nodeagent.host.hypervisor import View
 from nodeagent.operations import saved_memory
@@ -49,19 +48,14 @@ class CloningStill:
         """Bring the machine back over its own images, paused."""
         hypervisor, state = self._host.hypervisor, str(facts["state_path"])
         self._refuse_if_run_by_another(facts)
-        hypervisor.restore(state, with_chain(hypervisor.saved_description(state), {}), Power.PAUSED)
-        view = self._look()
-        if view is None or not view.is_active:
-            raise HostFailure("the machine stopped as soon as it was restored")
-        if not self._is_proven(view):
-            hypervisor.destroy(self._order.machine)
-            raise HostFailure("the machine came up over other images than its own, and was stopped before it ran")
+        xml = with_chain(hypervisor.saved_description(state), {})
+        saved_memory.load(self._host, self._order.machine, state, xml, self._chains)
         return self._is_back(facts)
 
     def loaded(self, facts: Facts) -> Facts | None:
         """Whether it waits to be let go."""
         view = self._look()
-        is_waiting = view is not None and view.power is Power.PAUSED and self._is_proven(view)
+        is_waiting = view is not None and view.power is Power.PAUSED and saved_memory.is_over(view, self._chains)
         return self._is_back(facts) if is_waiting else None
 
     def _refuse_if_run_by_another(self, facts: Facts) -> None:
@@ -85,9 +79,9 @@ class CloningStill:
     def _is_up(self, facts: Facts) -> Facts:
         return {"downtime": max(0.0, self._host.wall_clock() - float(facts["down_at"]))}
 
-    def _is_proven(self, view: View) -> bool:
-        chains = view.description.chains
-        return all(chains.get(disk.target) == (disk.path,) for disk in self._order.disks)
+    @property
+    def _chains(self) -> saved_memory.Chains:
+        return {disk.target: (disk.path,) for disk in self._order.disks}
 
     def _look(self) -> View | None:
         return self._host.hypervisor.look(self._order.machine)

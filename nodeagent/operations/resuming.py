@@ -91,9 +91,8 @@ class Resuming:
         if view is None or not view.is_active:
             if self._ran_on():
                 return self._after_it_ran_on(view)
-            self._restore_paused(str(facts["state_path"]))
-            self._stop_unless_proven()
-        elif not self._is_proven(view):
+            self._load(str(facts["state_path"]))
+        elif not saved_memory.is_over(view, self._chains):
             raise self._order.started_by_another
         if self._order.power is Power.RUNNING:
             self._host.hypervisor.resume(self._order.machine)
@@ -102,35 +101,23 @@ class Resuming:
     def resumed(self, facts: Facts) -> Facts | None:
         """Whether the machine is in the state it was in."""
         view = self._look()
-        if view is None or view.power is not self._order.power or not self._is_proven(view):
+        if view is None or view.power is not self._order.power or not saved_memory.is_over(view, self._chains):
             return None
         return self._is_up(facts)
 
     def _is_up(self, facts: Facts) -> Facts:
         return {"downtime": max(0.0, self._host.wall_clock() - float(facts["down_at"]))}
 
-    def _restore_paused(self, state: str) -> None:
-        hypervisor = self._host.hypervisor
-        retain = self._order.paths.retain
-        chains = {disk.target: str(retain / disk.kept) for disk in self._order.disks}
-        hypervisor.restore(state, with_chain(hypervisor.saved_description(state), chains), Power.PAUSED)
+    def _load(self, state: str) -> None:
+        backing = {target: kept for target, (_, kept) in self._chains.items()}
+        xml = with_chain(self._host.hypervisor.saved_description(state), backing)
+        saved_memory.load(self._host, self._order.machine, state, xml, self._chains)
 
-    def _is_proven(self, view: View) -> bool:
-        """Whether QEMU has every overlay open over its retained image; else it would read zeros for data."""
-        chains = view.description.chains
+    @property
+    def _chains(self) -> dict[str, tuple[str, str]]:
+        """Every overlay over its retained image."""
         retain = self._order.paths.retain
-        return all(chains.get(disk.target) == (disk.path, str(retain / disk.kept)) for disk in self._order.disks)
-
-    def _stop_unless_proven(self) -> None:
-        """For a machine that was just restored and has not run: it may be stopped, nothing is lost."""
-        view = self._look()
-        if view is None or not view.is_active:
-            raise HostFailure("the machine stopped as soon as it was restored")
-        if not self._is_proven(view):
-            self._host.hypervisor.destroy(self._order.machine)
-            raise HostFailure(
-                "the machine came up over another image chain than its own, and was stopped before it ran"
-            )
+        return {disk.target: (disk.path, str(retain / disk.kept)) for disk in self._order.disks}
 
     def _ran_on(self) -> bool:
         """Whether the guest wrote to its overlays, so that its saved memory is of the past."""

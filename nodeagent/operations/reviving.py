@@ -74,19 +74,14 @@ class Reviving:
         self.refuse_if_started()
         self._require_images()
         state = self._order.paths.retain / self._order.set.state_file
-        self._host.hypervisor.restore(str(state), self._order.set.xml, Power.PAUSED)
-        view = self._look()
-        if view is None or not view.is_active:
-            raise HostFailure("the machine stopped as soon as it was restored")
-        if not self._is_proven(view):
-            self._host.hypervisor.destroy(self._order.machine)
-            raise HostFailure("the machine came up over other images than the set's, and was stopped before it ran")
+        saved_memory.load(self._host, self._order.machine, str(state), self._order.set.xml, self._chains)
         return NO_FACTS
 
     def loaded(self, _facts: Facts) -> Facts | None:
         """Whether it waits to be let go."""
         view = self._look()
-        return NO_FACTS if view is not None and view.power is Power.PAUSED and self._is_proven(view) else None
+        is_waiting = view is not None and view.power is Power.PAUSED and saved_memory.is_over(view, self._chains)
+        return NO_FACTS if is_waiting else None
 
     def unload(self, _facts: Facts) -> Facts:
         """Stop what came up over the new images."""
@@ -113,10 +108,10 @@ class Reviving:
         """Whether it runs."""
         return NO_FACTS if self._is_active(self._look()) else None
 
-    def _is_proven(self, view: View) -> bool:
-        """Whether QEMU has the set's images open, each whole."""
-        chains = view.description.chains
-        return all(chains.get(disk.target) == (disk.path,) for disk in self._order.disks)
+    @property
+    def _chains(self) -> saved_memory.Chains:
+        """The set's images, each whole."""
+        return {disk.target: (disk.path,) for disk in self._order.disks}
 
     def refuse_if_started(self) -> None:
         """Nothing of a machine is replaced under a guest that runs: somebody started it in between."""

@@ -6,16 +6,19 @@ does the machine run on: whoever is killed in between finds either a paused mach
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import TypeAlias
 
 from nodeagent.host.errors import HostFailure
-from nodeagent.host.folders import open_folder
+from nodeagent.host.folders import open_folder, remove_file
 from nodeagent.host.hypervisor import View, is_complete_state
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import LEFT, NO_FACTS, Facts, Host
 from vmkeep.contract.errors import TryLater
 from vmkeep.contract.machine import Power
+
+Chains: TypeAlias = Mapping[str, tuple[str, ...]]
 
 _POLL_SECONDS = 0.2
 _FOREIGN_SAVE_SECONDS = 1800.0
@@ -58,12 +61,7 @@ def _written(host: Host, path: PurePosixPath) -> int | None:
 def drop(host: Host, paths: Sequence[PurePosixPath]) -> None:
     """Remove state files; fine where there are none."""
     for path in paths:
-        try:
-            with open_folder(path.parent, host.roots) as folder:
-                folder.remove(path.name)
-                folder.sync()
-        except FileNotFoundError:
-            continue
+        remove_file(path, host.roots)
 
 
 def wait_for_a_save_without_us(host: Host, machine: str) -> None:
@@ -88,6 +86,22 @@ def bring_back(host: Host, machine: str, power: Power, candidates: Sequence[Pure
     if view is not None and view.power is Power.PAUSED and power is Power.RUNNING:
         host.hypervisor.resume(machine)
     return left
+
+
+def load(host: Host, machine: str, path: str, xml: str, chains: Chains) -> None:
+    """Bring a machine back, paused, and prove its images in the stopped QEMU; over others it is stopped again."""
+    host.hypervisor.restore(path, xml, Power.PAUSED)
+    view = host.hypervisor.look(machine)
+    if view is None or not view.is_active:
+        raise HostFailure("the machine stopped as soon as it was restored")
+    if not is_over(view, chains):
+        host.hypervisor.destroy(machine)  # it has not run: nothing is lost
+        raise HostFailure("the machine came up over other images than it should, and was stopped before it ran")
+
+
+def is_over(view: View, chains: Chains) -> bool:
+    """Whether QEMU has every disk open over this chain, the live image first; it would read zeros for data else."""
+    return all(view.description.chains.get(target) == chain for target, chain in chains.items())
 
 
 def _restart(host: Host, machine: str, view: View | None, candidates: Sequence[PurePosixPath]) -> Facts:

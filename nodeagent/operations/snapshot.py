@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 
 from nodeagent.host.copying import AT_ONCE, Pace, copy_file, digest_file
 from nodeagent.host.description import with_sources, without_chains
-from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty, remove_file
 from nodeagent.operations.instants import instant
 from nodeagent.operations.leftovers import finish_earlier
 from nodeagent.operations.making import NAME as MAKING_NAME
@@ -86,9 +87,11 @@ class _Files:
 
     def write_description(self, facts: Facts) -> Facts:
         if not self._order.has_memory:
-            xml = self._host.hypervisor.description_to_keep(self._order.machine)
+            view = self._host.hypervisor.look(self._order.machine)
+            if view is None:
+                raise HostFailure("libvirt does not know the machine any more")
             images = {disk.target: disk.path for disk in self._order.disks}
-            return self._write(self._paths.xml, with_sources(without_chains(xml), images), _PRIVATE)
+            return self._write(self._paths.xml, with_sources(without_chains(view.xml), images), _PRIVATE)
         return self._write(
             self._paths.xml,
             without_chains(self._host.hypervisor.saved_description(str(facts["state_path"]))),
@@ -176,11 +179,7 @@ class _Files:
         return NO_FACTS
 
     def _remove(self, name: str) -> Facts:
-        try:
-            with self._retain() as retain:
-                retain.remove(name)
-        except FileNotFoundError:
-            pass
+        remove_file(self._paths.retain / name, self._host.roots)
         return NO_FACTS
 
     def _retain(self) -> AbstractContextManager[Folder]:

@@ -8,13 +8,13 @@ digests taken on the way, and every image is checked. Taking back removes what w
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import PurePosixPath
 
 from nodeagent.host.copying import Pace, copy_file
 from nodeagent.host.errors import HostFailure
-from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
+from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty, remove_file
 from nodeagent.order import Order, SavedFile
 from nodeagent.steps import NO_FACTS, Facts, Host, Step, access
 from vmkeep.contract.codes import ReturnValue
@@ -89,20 +89,13 @@ class _Small:
         return NO_FACTS
 
     def write(self, name: str, text: str, _facts: Facts) -> Facts:
-        with self._retain() as retain:
+        with open_folder(self._order.paths.retain, self._host.roots) as retain:
             retain.write(name, text.encode(), _PRIVATE)
         return NO_FACTS
 
     def remove(self, name: str, _facts: Facts) -> Facts:
-        try:
-            with self._retain() as retain:
-                retain.remove(name)
-        except FileNotFoundError:
-            pass
+        remove_file(self._order.paths.retain / name, self._host.roots)
         return NO_FACTS
-
-    def _retain(self) -> AbstractContextManager[Folder]:
-        return open_folder(self._order.paths.retain, self._host.roots)
 
 
 class _Large:
