@@ -12,7 +12,6 @@ from pathlib import PurePosixPath
 
 from nodeagent.host.copying import AT_ONCE, Pace, copy_file, digest_file
 from nodeagent.host.description import with_sources, without_chains
-from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty, remove_file
 from nodeagent.operations.instants import instant
 from nodeagent.operations.leftovers import finish_earlier
@@ -87,11 +86,9 @@ class _Files:
 
     def write_description(self, facts: Facts) -> Facts:
         if not self._order.has_memory:
-            view = self._host.hypervisor.look(self._order.machine)
-            if view is None:
-                raise HostFailure("libvirt does not know the machine any more")
+            xml = self._host.hypervisor.description_to_keep(self._order.machine)
             images = {disk.target: disk.path for disk in self._order.disks}
-            return self._write(self._paths.xml, with_sources(without_chains(view.xml), images), _PRIVATE)
+            return self._write(self._paths.xml, with_sources(without_chains(xml), images), _PRIVATE)
         return self._write(
             self._paths.xml,
             without_chains(self._host.hypervisor.saved_description(str(facts["state_path"]))),
