@@ -144,8 +144,8 @@ class Node:
         until(f"libvirtd of {self.name} to answer, see {self.folder}/log", self._answers, limit)
 
     def connection(self) -> Any:
-        """An open libvirt connection of our own, opened again where the daemon was restarted."""
-        if self._connection is None or not self._connection.isAlive():
+        """An open libvirt connection of our own, opened again where the daemon was restarted or has let go of it."""
+        if self._connection is None or not _is_open(self._connection):
             self._connection = libvirt.open(self.uri)
         return self._connection
 
@@ -218,3 +218,11 @@ stdio_handler = "file"
 cgroup_controllers = [ ]
 namespaces = [ ]
 """
+
+
+def _is_open(connection: Any) -> bool:
+    """Asked of the daemon: it drops who does not answer it, as this process where no event loop runs any more."""
+    try:
+        return bool(connection.isAlive() and connection.getLibVersion())
+    except libvirt.libvirtError:
+        return False
