@@ -116,8 +116,8 @@ def test_an_agent_inside_that_dies_with_frozen_filesystems_leaves_none_frozen(
     leaf = begun(plain, with_agent)
     guest_agent.wait_ready(with_agent)
     assert_writes_to_its_filesystem(with_agent)
-    worth, *_ = finished(plain, with_agent, leaf)
-    assert worth == "crash"
+    worth, _, image = finished(plain, with_agent, leaf)
+    assert worth == "crash" or not ticks.needs_recovery(image), "where it died after the thaw, it was quiesced"
 
 
 def test_our_agent_killed_while_filesystems_are_being_frozen_leaves_none_frozen(

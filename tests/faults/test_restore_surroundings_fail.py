@@ -96,6 +96,8 @@ def test_libvirt_dies_while_it_loads_the_set_and_the_machine_is_back_or_as_it_wa
     offset = offset_of(served)
     served.ask("restore")
     begun(served, "load")
+    # Killed while it forks QEMU, libvirt 9.0 takes the machine for one that starts, for ever.
+    until("QEMU to be there", lambda: served.machine.node.qemu(served.machine.name), 30, 0.005)
     served.machine.node.kill_libvirtd()
     served.machine.node.restart_libvirtd()
     entry = served.plain.wait(served.machine.name, served.leaf, "restored")
