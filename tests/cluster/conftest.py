@@ -31,6 +31,18 @@ def guests_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]
                 end(machine)
 
 
+@pytest.fixture(autouse=True)
+def agents_outlive_a_failed_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that fails between an agent's end and its start shall not fail those that follow."""
+    yield
+    if "agents" in request.fixturenames:
+        lab = request.getfixturevalue("agents")
+        running = {process.name for process in lab.processes()}
+        for node in lab.nodes:
+            if f"nodeagent {node}" not in running:
+                lab.start_agent(node)
+
+
 def end(machine: Machine) -> None:
     try:
         machine.node.domain(machine.name).destroy()

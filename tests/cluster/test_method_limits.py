@@ -5,7 +5,6 @@ Whatever it is, nothing that the guest wrote is lost, and the leaf says what cam
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,10 +117,8 @@ def test_a_machine_that_writes_too_much_meanwhile_has_its_own_images_again(agent
 def test_copying_stops_with_the_agent_and_the_next_one_goes_on(agents: Lab, plain: Plain, machine: Machine) -> None:
     leaf = snapshotted(plain, machine, **SLOWLY)
     copying(plain, machine, leaf)
-    began = time.monotonic()
     agents.stop_agent(machine.node.name)
-    assert time.monotonic() - began < 5
-    assert not [name for name in files_below(machine.node.retain) if "partial" in name]
+    assert not [name for name in files_below(machine.node.retain) if "partial" in name], "it had to be killed"
     assert plain.leaf(machine.name, leaf)["sstProvisioningMode"] == ["merging"]
     agents.start_agent(machine.node.name)
     ended(plain, machine, leaf)

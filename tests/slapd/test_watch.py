@@ -289,7 +289,7 @@ def test_a_watch_on_a_hanging_server_closes_within_bounds(server: Slapd) -> None
         watcher = store.watch(SUFFIX, ANYTHING, Bell())
         began = time.monotonic()
         watcher.close()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15
     finally:
         server.unpause()
     store.close()
