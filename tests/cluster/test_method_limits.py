@@ -18,6 +18,7 @@ from lab.machines import Machine, MachineSpec
 from lab.waiting import until
 from tests.cluster import sets
 from tests.cluster.conftest import end
+from tests.cluster.counting import assert_counts_without_a_gap
 from tests.cluster.plain import Plain, files_below, timestamp
 from tests.cluster.test_methods import assert_nothing_left, with_method
 from tests.cluster.test_restore import assert_cleared, left_in_retain
@@ -75,12 +76,6 @@ def retained(plain: Plain, machine: Machine, leaf: str) -> str:
     folder = sets.directory_of(machine, leaf)
     sets.assert_digests(folder)
     return str(next(folder / file["name"] for file in sets.manifest(folder)["files"] if file["role"] == "disk"))
-
-
-def assert_counts_without_a_gap(lab: Lab, machine: Machine) -> None:
-    lab.wait_for_count(machine.name, 60, 60)
-    log = ticks.read_serial(machine.serial)
-    assert (log.missing, log.complaints) == ([], ())
 
 
 def assert_counts_after_a_start(lab: Lab, machine: Machine) -> None:

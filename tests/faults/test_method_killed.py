@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import libvirt
 import pytest
-from lxml import etree
 
 from lab import ticks
 from lab.cluster import Lab, LabOptions
@@ -21,6 +20,7 @@ from lab.hypervisor import NodeOptions
 from lab.machines import Machine, MachineSpec
 from lab.waiting import until
 from tests.cluster import sets
+from tests.cluster.counting import assert_runs_over_its_own_images
 from tests.cluster.plain import Plain, files_below, timestamp
 from tests.conftest import ClusterFactory
 from tests.faults.test_agent_killed import SEED, agent
@@ -125,17 +125,8 @@ class Counting:
 
     def assert_runs_on_its_own_images(self) -> None:
         """It counted on all the time, and nothing is left of what it wrote to meanwhile."""
-        machine, domain = self.machine, self.machine.node.domain(self.machine.name)
-        assert domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
-        self.lab.wait_for_count(machine.name, 60, 60)
-        log = ticks.read_serial(machine.serial)
-        assert (log.missing, log.complaints) == ([], ())
-        own = [[str(path)] for path in machine.disks]
-        assert chains(domain.XMLDesc()) == own
-        assert chains(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) == own
-        assert [domain.blockJobInfo(target) for target in machine.targets] == [{}] * len(own)
-        for disk in machine.disks:
-            sets.assert_whole(disk)
+        machine = self.machine
+        assert_runs_over_its_own_images(self.lab, machine)
         folder = machine.disks[0].parent
         assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in machine.disks)
         assert files_below(machine.node.ram) == []
@@ -151,12 +142,6 @@ class Counting:
         assert min(newest) > 0
         assert max(newest) - min(newest) <= 1, "all disks are of one instant"
         assert files_below(self.machine.node.retain) == []
-
-
-def chains(xml: str) -> list[list[str]]:
-    """Each disk's files, from the one that is written to downwards, and what a job copies it to."""
-    disks = etree.fromstring(xml).findall("devices/disk")
-    return [[str(source.get("file")) for source in disk.iter("source")] for disk in disks]
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,11 @@ from lab.hypervisor import NodeOptions
 from lab.machines import Machine, MachineSpec
 from lab.waiting import until
 from tests.cluster import sets
+from tests.cluster.counting import assert_runs_over_its_own_images
 from tests.cluster.plain import Plain, files_below, timestamp
 from tests.cluster.test_method_freezing import answer_limit, answers
 from tests.cluster.test_methods import with_method
 from tests.conftest import ClusterFactory
-from tests.faults.test_method_killed import chains
 
 QUICKLY = 0.001
 
@@ -73,15 +73,8 @@ class Backed:
 
     def assert_whole(self) -> None:
         """It counts on without a gap over its own image, and nothing is left of what it wrote to meanwhile."""
-        machine, domain = self.machine, self.machine.node.domain(self.machine.name)
-        assert domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
-        self.lab.wait_for_count(machine.name, 60, 60)
-        log = ticks.read_serial(machine.serial)
-        assert (log.missing, log.complaints) == ([], ())
-        own = [[str(path)] for path in machine.disks]
-        assert chains(domain.XMLDesc()) == chains(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) == own
-        assert domain.blockJobInfo("vda") == {}
-        sets.assert_whole(machine.disks[0])
+        machine = self.machine
+        assert_runs_over_its_own_images(self.lab, machine)
         assert [path.name for path in machine.disks[0].parent.iterdir() if self.leaf in path.name] == []
         assert files_below(machine.node.retain) == []
         assert files_below(machine.node.ram) == []

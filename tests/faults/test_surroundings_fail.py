@@ -15,6 +15,7 @@ from lab.cluster import Lab, LabOptions
 from lab.machines import Machine, MachineSpec
 from lab.waiting import until
 from tests.cluster import sets
+from tests.cluster.counting import assert_counts_without_a_gap
 from tests.cluster.plain import Plain, files_below, timestamp
 from tests.conftest import ClusterFactory
 from tests.faults.test_agent_killed import STEPS, agent
@@ -41,12 +42,6 @@ def machine(served: Lab) -> Iterator[Machine]:
 
 def journal_says(machine: Machine, word: str) -> bool:
     return any(word in path.read_text() for path in (machine.node.state / "journal").glob("*.journal"))
-
-
-def assert_counts_without_a_gap(lab: Lab, machine: Machine) -> None:
-    lab.wait_for_count(machine.name, 60, 60)
-    log = ticks.read_serial(machine.serial)
-    assert (log.missing, log.complaints) == ([], ())
 
 
 def test_the_directory_dies_while_the_machine_stands_still_and_hears_of_it_later(served: Lab, machine: Machine) -> None:

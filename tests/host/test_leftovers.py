@@ -2,37 +2,33 @@
 
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from nodeagent.host.copying import Content
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, make_folder
-from nodeagent.host.images import Images
 from nodeagent.operations.choosing import as_made
 from nodeagent.operations.leftovers import finish_earlier
 from nodeagent.operations.making import MadeFile, Making, write_making
 from nodeagent.operations.merge import merge
-from nodeagent.order import Order, OrderDisk
+from nodeagent.order import Order
 from nodeagent.steps import Host
-from nodeagent.unretained import Unretained
 from tests.cluster.plain import files_below
+from tests.orders import TIMESTAMP, disk_in, host_at, order_in
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.machine import Power
 from vmkeep.contract.methods import Method, Route
 from vmkeep.contract.modes import Mode
 
-EARLIER, NOW = "20260101T000000Z", "20260102T000000Z"
+EARLIER, NOW = TIMESTAMP, "20260102T000000Z"
 LAID = ("vm.state", "vm.xml", "vm.ldif")
 COPY = Content(3, "blake3:" + "0" * 64)
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    no_machine: Any = SimpleNamespace(look=lambda _name: None)
-    return Host("n1", no_machine, Images(), [str(tmp_path)], {}, Unretained(tmp_path / "unretained"))
+    return host_at(tmp_path)
 
 
 @pytest.fixture
@@ -40,23 +36,14 @@ def earlier(tmp_path: Path) -> Order:
     """The merge of a backup by overlays, of a machine with two disks and its own images."""
     for name in ("images", "retain", "backup"):
         (tmp_path / name).mkdir()
-    disks = tuple(
-        OrderDisk(target=target, path=str(tmp_path / f"images/{target}.qcow2"), kept=f"{target}.qcow2")
-        for target in ("vda", "vdb")
-    )
+    disks = tuple(disk_in(tmp_path, target, f"{target}.qcow2") for target in ("vda", "vdb"))
     for disk in disks:
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk.path, "1M"], check=True, timeout=30)
-    return Order(
-        leaf_dn=f"ou={EARLIER}",
-        machine="vm",
-        timestamp=EARLIER,
-        mode=Mode.MERGING,
-        uuid="u",
+    return order_in(
+        tmp_path,
+        Mode.MERGING,
         power=Power.OFF,
         disks=disks,
-        retain_root=str(tmp_path / "retain"),
-        backup_root=str(tmp_path / "backup"),
-        place=("vm-persistent", "p"),
         method=Method.LIVE,
         route=Route(freezes=True, clones=False, once=True),
     )

@@ -3,19 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pytest
 
 from nodeagent.host.description import describe
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.hypervisor import View
-from nodeagent.host.images import Images
 from nodeagent.operations.freezing import Freezing
 from nodeagent.operations.resuming import Resuming
-from nodeagent.order import Order, OrderDisk
-from nodeagent.steps import Host
-from nodeagent.unretained import Unretained
+from tests.orders import host_at, order_in
 from vmkeep.contract.machine import Power
 from vmkeep.contract.methods import Method
 from vmkeep.contract.modes import Mode
@@ -51,23 +47,9 @@ def written(method: Method, tmp_path: Path, *full: str) -> tuple[Mapping[str, ob
         (tmp_path / name).mkdir()
     image = tmp_path / "images/d.qcow2"
     image.touch()
-    order = Order(
-        leaf_dn="ou=20260101T000000Z",
-        machine="vm",
-        timestamp="20260101T000000Z",
-        mode=Mode.SNAPSHOTTING,
-        uuid="u",
-        power=Power.RUNNING,
-        disks=(OrderDisk(target="vda", path=str(image), kept="d.qcow2"),),
-        retain_root=str(tmp_path / "retain"),
-        backup_root=str(tmp_path / "retain"),
-        place=("vm-persistent", "p"),
-        ram_disk=str(tmp_path / "ram"),
-        method=method,
-    )
+    order = order_in(tmp_path, Mode.SNAPSHOTTING, ram_disk=str(tmp_path / "ram"), method=method)
     qemu = Qemu(image, tuple(tmp_path / name for name in full))
-    stand_in: Any = qemu
-    host = Host("n1", stand_in, Images(), [str(tmp_path)], {}, Unretained(tmp_path / "unretained"))
+    host = host_at(tmp_path, qemu)
     take = Freezing(order, host).freeze if method is Method.LIVE else Resuming(order, host).save
     return take({}), qemu.memory
 

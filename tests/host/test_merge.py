@@ -4,8 +4,6 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -14,9 +12,9 @@ from nodeagent.host.folders import Access, make_folder, open_folder
 from nodeagent.host.images import Images
 from nodeagent.operations.making import MadeFile, Making, read_making, write_making
 from nodeagent.operations.merge import merge
-from nodeagent.order import Order, OrderDisk
+from nodeagent.order import Order
 from nodeagent.steps import Host
-from nodeagent.unretained import Unretained
+from tests.orders import disk_in, host_at, order_in
 from vmkeep.contract.machine import Power
 from vmkeep.contract.modes import Mode
 
@@ -25,8 +23,7 @@ MIB, GIB = 1 << 20, 1 << 30
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    no_machine: Any = SimpleNamespace(look=lambda _name: None)
-    return Host("n1", no_machine, Images(), [str(tmp_path)], {}, Unretained(tmp_path / "unretained"))
+    return host_at(tmp_path)
 
 
 @pytest.fixture
@@ -34,19 +31,8 @@ def order(tmp_path: Path, host: Host) -> Order:
     """An image over its retained one, and the notes of the set."""
     for name in ("images", "retain", "backup"):
         (tmp_path / name).mkdir()
-    disk = OrderDisk(target="vda", path=str(tmp_path / "images/d.qcow2"), kept="d.qcow2", size=MIB)
-    order = Order(
-        leaf_dn="ou=20260101T000000Z",
-        machine="vm",
-        timestamp="20260101T000000Z",
-        mode=Mode.MERGING,
-        uuid="u",
-        power=Power.OFF,
-        disks=(disk,),
-        retain_root=str(tmp_path / "retain"),
-        backup_root=str(tmp_path / "backup"),
-        place=("vm-persistent", "p"),
-    )
+    disk = disk_in(tmp_path, size=MIB)
+    order = order_in(tmp_path, Mode.MERGING, power=Power.OFF, disks=(disk,))
     making = Making(
         machine="vm",
         uuid="u",

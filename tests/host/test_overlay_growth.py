@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -14,18 +12,15 @@ from lab.filesystems import own_filesystem
 from nodeagent.host.copying import Pace, Stopped
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Folder, open_folder
-from nodeagent.host.images import Images
 from nodeagent.operations import overlay_growth
 from nodeagent.operations.overlay_growth import OverlayGrowth
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import Host
-from nodeagent.unretained import Unretained
 from tests.conftest import require
-from vmkeep.contract.machine import Power
+from tests.orders import TIMESTAMP, host_at, order_in
 from vmkeep.contract.modes import Mode
 
 MIB = 1 << 20
-TIMESTAMP = "20260101T000000Z"
 SEVERAL_LOOKS = 1.5
 
 
@@ -41,24 +36,12 @@ def images(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    no_machine: Any = SimpleNamespace()
-    return Host("n1", no_machine, Images(), [str(tmp_path)], {}, Unretained(tmp_path / "unretained"))
+    return host_at(tmp_path)
 
 
 @pytest.fixture
-def order(images: Path) -> Order:
-    return Order(
-        leaf_dn=f"ou={TIMESTAMP}",
-        machine="vm",
-        timestamp=TIMESTAMP,
-        mode=Mode.MERGING,
-        uuid="u",
-        power=Power.RUNNING,
-        disks=(OrderDisk(target="vda", path=str(images / "d.qcow2"), kept="d.qcow2"),),
-        retain_root=str(images),
-        backup_root=str(images),
-        place=("vm-persistent", "p"),
-    )
+def order(images: Path, tmp_path: Path) -> Order:
+    return order_in(tmp_path, Mode.MERGING, retain_root=str(images), backup_root=str(images))
 
 
 def taken(path: Path, mib: int) -> None:

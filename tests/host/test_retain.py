@@ -2,23 +2,20 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from blake3 import blake3
 
 from nodeagent.host.errors import HostFailure
-from nodeagent.host.images import Images
 from nodeagent.operations.retain import retain
 from nodeagent.order import Order
-from nodeagent.steps import Facts, Host
-from nodeagent.unretained import Unretained
+from nodeagent.steps import Facts
+from tests.orders import TIMESTAMP, host_at, order_in
 from vmkeep.contract.machine import Power
 from vmkeep.contract.manifest import Manifest, SetFile
 from vmkeep.contract.modes import Mode
 
-TIMESTAMP = "20260101T000000Z"
 FILE = SetFile(name=f"vm.xml.{TIMESTAMP}", role="xml", size=12, digest="blake3:" + "0" * 64)
 MANIFEST = Manifest(
     machine="vm",
@@ -37,26 +34,13 @@ MANIFEST = Manifest(
 def order(tmp_path: Path) -> Order:
     for name in ("retain", "backup"):
         (tmp_path / name).mkdir()
-    order = Order(
-        leaf_dn=f"ou={TIMESTAMP}",
-        machine="vm",
-        timestamp=TIMESTAMP,
-        mode=Mode.RETAINING,
-        uuid="u",
-        power=Power.OFF,
-        disks=(),
-        retain_root=str(tmp_path / "retain"),
-        backup_root=str(tmp_path / "backup"),
-        place=("vm-persistent", "p"),
-        published=True,
-    )
+    order = order_in(tmp_path, Mode.RETAINING, power=Power.OFF, disks=(), published=True)
     Path(order.paths.backup).mkdir(parents=True)
     return order
 
 
 def carried_out(order: Order, folder: Path) -> Facts:
-    no_libvirt: Any = SimpleNamespace()
-    host = Host("n1", no_libvirt, Images(), [str(folder)], {}, Unretained(folder / "unretained"))
+    host = host_at(folder)
     facts: dict[str, Any] = {}
     for step in retain(order, host):
         facts |= step.apply(facts)

@@ -3,19 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from nodeagent.host.copying import Stopped
-from nodeagent.host.images import Images
 from nodeagent.operations.snapshot import snapshot
-from nodeagent.order import Order, OrderDisk
+from nodeagent.order import Order
 from nodeagent.steps import Facts, Host
-from nodeagent.unretained import Unretained
 from tests.cluster.plain import files_below
-from vmkeep.contract.machine import Power
+from tests.orders import host_at, order_in
 from vmkeep.contract.modes import Mode
 
 MEMORY = b"memory" * 1000
@@ -25,25 +21,12 @@ MEMORY = b"memory" * 1000
 def order(tmp_path: Path) -> Order:
     for name in ("retain", "ram"):
         (tmp_path / name).mkdir()
-    return Order(
-        leaf_dn="ou=20260101T000000Z",
-        machine="vm",
-        timestamp="20260101T000000Z",
-        mode=Mode.SNAPSHOTTING,
-        uuid="u",
-        power=Power.RUNNING,
-        disks=(OrderDisk(target="vda", path=str(tmp_path / "images/d.qcow2"), kept="d.qcow2"),),
-        retain_root=str(tmp_path / "retain"),
-        backup_root=str(tmp_path / "retain"),
-        place=("vm-persistent", "p"),
-        ram_disk=str(tmp_path / "ram"),
-    )
+    return order_in(tmp_path, Mode.SNAPSHOTTING, ram_disk=str(tmp_path / "ram"))
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    no_machine: Any = SimpleNamespace()
-    return Host("n1", no_machine, Images(), [str(tmp_path)], {}, Unretained(tmp_path / "unretained"))
+    return host_at(tmp_path)
 
 
 def keep_state(order: Order, host: Host, saved: Path) -> Facts:
