@@ -1,20 +1,27 @@
 """Reads the header of a qcow2 image, before any tool opens it and as proof after: nothing is probed, nothing followed.
 
-Format: the qcow2 specification of QEMU (docs/interop/qcow2.txt). All numbers big-endian.
+Stricter than QEMU: what it would refuse is refused, and so is whatever could lead it to another file unseen. Format: the
+qcow2 specification of QEMU (docs/interop/qcow2.txt). All numbers big-endian.
 """
 
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nodeagent.host.errors import HostFailure
 
 _MAGIC = b"QFI\xfb"
 _FIXED = struct.Struct(">4sIQIIQIIQ")  # magic … l1_table_offset
+_INCOMPATIBLE_AT, _HEADER_LENGTH_AT = 72, 100  # of version 3
+_EXTENSION = struct.Struct(">II")
+_DATA_FILE_NAME = 0x44415441
+_LENGTHS = {2: 72, 3: 104}
+_CLUSTER_BITS = range(9, 22)
 _MOST_NAME = 1023
 _MOST_SIZE = 1 << 50
 _MOST_L1 = 32 << 20
-_V2_HEADER = 72
+_MOST_OFFSET = 1 << 56
 # Dirty and corrupt are states, not layouts; external data files (4), extended L2 (16) and compression types (8) are
 # layouts: the first takes data elsewhere, so it is refused.
 _DIRTY, _CORRUPT, _EXTERNAL_DATA, _COMPRESSION, _EXTENDED_L2 = 1, 2, 4, 8, 16
@@ -32,14 +39,21 @@ class Header:
 
 def read_header(descriptor: int, name: str) -> Header:
     """The header of an open image; HostFailure where it is not a plain qcow2 image. `name` is for the sentence."""
-    fixed = os.pread(descriptor, 112, 0)
-    if len(fixed) < _V2_HEADER or not fixed.startswith(_MAGIC):
+    fixed = os.pread(descriptor, max(_LENGTHS.values()), 0)
+    if len(fixed) < min(_LENGTHS.values()) or not fixed.startswith(_MAGIC):
         raise HostFailure(f"{name} is not a qcow2 image")
-    _, version, backing_at, backing_length, _, size, encryption, l1_entries, l1_at = _FIXED.unpack_from(fixed)
-    _check_layout(name, version, size, encryption, fixed)
-    if l1_entries * 8 > _MOST_L1:
-        raise HostFailure(f"{name} has an absurd table of {l1_entries} entries")
-    backing = _text(descriptor, backing_at, backing_length, name) if backing_at else None
+    _, version, backing_at, backing_length, cluster_bits, size, encryption, l1_entries, l1_at = _FIXED.unpack_from(
+        fixed
+    )
+    _check_layout(name, version, len(fixed), cluster_bits)
+    _check_content(name, size, encryption)
+    if l1_entries * 8 > _MOST_L1 or l1_at > _MOST_OFFSET:
+        raise HostFailure(f"{name} has an absurd table of {l1_entries} entries at {l1_at}")
+    first_cluster = os.pread(descriptor, 1 << cluster_bits, 0)
+    if version == 3:
+        _check_features(name, struct.unpack_from(">Q", first_cluster, _INCOMPATIBLE_AT)[0])
+    _check_extensions(name, version, first_cluster, backing_at)
+    backing = _backing(name, first_cluster, backing_at, backing_length) if backing_at else None
     table = os.pread(descriptor, l1_entries * 8, l1_at)
     return Header(size, backing, not any(table))
 
@@ -49,16 +63,20 @@ def is_begun(descriptor: int) -> bool:
     return os.pread(descriptor, len(_MAGIC), 0) == _MAGIC
 
 
-def _check_layout(name: str, version: int, size: int, encryption: int, fixed: bytes) -> None:
-    if version not in (2, 3):
+def _check_layout(name: str, version: int, length: int, cluster_bits: int) -> None:
+    if version not in _LENGTHS:
         raise HostFailure(f"{name} is a qcow2 image of version {version}; 2 and 3 are known")
+    if length < _LENGTHS[version]:
+        raise HostFailure(f"{name} ends within its header")
+    if cluster_bits not in _CLUSTER_BITS:
+        raise HostFailure(f"{name} claims clusters of 2^{cluster_bits} bytes")
+
+
+def _check_content(name: str, size: int, encryption: int) -> None:
     if size > _MOST_SIZE:
         raise HostFailure(f"{name} claims a size of {size} bytes")
     if encryption:
         raise HostFailure(f"{name} is encrypted; such images are not supported")
-    if version == 3:
-        (incompatible,) = struct.unpack_from(">Q", fixed, 72)
-        _check_features(name, incompatible)
 
 
 def _check_features(name: str, incompatible: int) -> None:
@@ -70,7 +88,35 @@ def _check_features(name: str, incompatible: int) -> None:
         raise HostFailure(f"{name} uses unknown features {incompatible & ~_KNOWN:#x}")
 
 
-def _text(descriptor: int, at: int, length: int, name: str) -> str:
-    if length > _MOST_NAME:
+def _check_extensions(name: str, version: int, first_cluster: bytes, backing_at: int) -> None:
+    begin = _LENGTHS[version] if version == 2 else struct.unpack_from(">I", first_cluster, _HEADER_LENGTH_AT)[0]
+    if not _LENGTHS[version] <= begin <= len(first_cluster):
+        raise HostFailure(f"{name} claims a header of {begin} bytes")
+    # They end where the backing file's name begins.
+    end = min(backing_at or len(first_cluster), len(first_cluster))
+    # QEMU follows this name only where the feature says so; a flipped bit must not decide what is read.
+    if _DATA_FILE_NAME in _extensions(first_cluster[:end], begin):
+        raise HostFailure(f"{name} names another file for its data; such images are not supported")
+
+
+def _extensions(header: bytes, at: int) -> Iterator[int]:
+    """The kinds of the header's extensions, up to its end or the one that says so."""
+    while at + _EXTENSION.size <= len(header):
+        kind, length = _EXTENSION.unpack_from(header, at)
+        if not kind:
+            return
+        yield kind
+        at += _EXTENSION.size + -(-length // 8) * 8
+
+
+def _backing(name: str, first_cluster: bytes, at: int, length: int) -> str:
+    if not 0 < length <= _MOST_NAME:
         raise HostFailure(f"{name} names a backing file of {length} characters")
-    return os.fsdecode(os.pread(descriptor, length, at))
+    named = first_cluster[at : at + length]
+    if len(named) < length:
+        raise HostFailure(f"{name} names a backing file outside its header, at {at}")
+    backing = os.fsdecode(named)
+    # QEMU's name ends at the first NUL; ours would not.
+    if not backing.isprintable():
+        raise HostFailure(f"{name} names a backing file with unprintable characters, {backing!r}")
+    return backing
