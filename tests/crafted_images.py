@@ -1,4 +1,4 @@
-"""Images that lead elsewhere, lie, or end too early, as an attacker would make them: from real ones, a few bytes changed."""
+"""Images that lead elsewhere, lie, or end too early, as an attacker makes them: real ones, a few bytes changed."""
 
 import struct
 from collections.abc import Callable

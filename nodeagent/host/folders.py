@@ -59,6 +59,16 @@ class Folder:
         found = self.status(name)
         return found is not None and stat.S_ISDIR(found.st_mode)
 
+    @contextlib.contextmanager
+    def inside(self, name: str) -> Iterator["Folder"]:
+        """A directory right here; HostFailure where it is a link. Wherever this one was moved, it is entered."""
+        path = self.path / name
+        descriptor = _step_into(os.dup(self.descriptor), name, path, None)
+        try:
+            yield Folder(path, descriptor)
+        finally:
+            os.close(descriptor)
+
     def names(self) -> list[str]:
         """What lies here, sorted."""
         return sorted(os.listdir(self.descriptor))

@@ -1,7 +1,7 @@
 """Reads the header of a qcow2 image, before any tool opens it and as proof after: nothing is probed, nothing followed.
 
-Stricter than QEMU: what it would refuse is refused, and so is whatever could lead it to another file unseen. Format: the
-qcow2 specification of QEMU (docs/interop/qcow2.txt). All numbers big-endian.
+Stricter than QEMU: what it would refuse is refused, and so is whatever could lead it to another file unseen.
+Format: the qcow2 specification of QEMU (docs/interop/qcow2.txt). All numbers big-endian.
 """
 
 import os

@@ -4,9 +4,8 @@ Only complete sets count and only complete sets go; a set stops being one before
 half a set for a backup.
 """
 
-import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -61,32 +60,26 @@ def _is_complete(machine: Folder, timestamp: str) -> bool:
 
 
 def _has(machine: Folder, iteration: str, name: str) -> bool:
-    with _inside(machine, iteration) as folder:
+    with machine.inside(iteration) as folder:
         return folder.exists(name)
 
 
 def _remove_set(machine: Folder, timestamp: str) -> None:
     """Take its manifest's name away first: from then on it is no set, and known to be on its way out."""
-    with _inside(machine, timestamp) as folder:
+    with machine.inside(timestamp) as folder:
         folder.rename_over(f"{MANIFEST_NAME}.{timestamp}", folder, _REMOVING)
         folder.sync()
     _remove_files(machine, timestamp)
 
 
 def _remove_files(machine: Folder, timestamp: str) -> None:
-    with _inside(machine, timestamp) as folder:
+    with machine.inside(timestamp) as folder:
         for name in folder.names():
             if name != _REMOVING:
                 folder.remove(name)
         folder.remove(_REMOVING)
     os.rmdir(timestamp, dir_fd=machine.descriptor)
     machine.sync()
-
-
-@contextlib.contextmanager
-def _inside(machine: Folder, name: str) -> Iterator[Folder]:
-    with open_folder(machine.path / name, [str(machine.path)]) as folder:
-        yield folder
 
 
 def remove_iteration(machine_directory: PurePath, roots: Sequence[str], timestamp: str) -> None:
@@ -98,7 +91,7 @@ def remove_iteration(machine_directory: PurePath, roots: Sequence[str], timestam
             if _is_complete(machine, timestamp):
                 _remove_set(machine, timestamp)
                 return
-            with _inside(machine, timestamp) as folder:
+            with machine.inside(timestamp) as folder:
                 folder.write(_REMOVING, b"", Access(mode=0o600))
             _remove_files(machine, timestamp)
     except FileNotFoundError:

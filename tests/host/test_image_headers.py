@@ -1,4 +1,4 @@
-"""Image headers by our own eyes: whatever QEMU would follow to another file is refused or told, for any bytes at all."""
+"""Image headers by our own eyes: what QEMU would follow to another file is refused or told, for any bytes."""
 
 import json
 import subprocess
