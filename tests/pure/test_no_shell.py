@@ -1,4 +1,4 @@
-"""No shell, no program by a relative name, one door to programs: read from the code itself, whatever it is called as."""
+"""No shell, no program by a relative name, one door to programs: read from the code itself."""
 
 import ast
 import os

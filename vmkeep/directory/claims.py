@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vmkeep.directory.equality import normal_value, same_values
+from vmkeep.directory.filters import octets
 from vmkeep.directory.port import Attributes, Claim, Entry
 
 ADD, DELETE, REPLACE = "MODIFY_ADD", "MODIFY_DELETE", "MODIFY_REPLACE"
@@ -17,7 +18,7 @@ Changes = dict[str, list[tuple[str, list[bytes]]]]
 
 def encoded(values: Iterable[str]) -> list[bytes]:
     """Values as they are sent; bytes that were no text when read go back as they came."""
-    return [value.encode("utf-8", "surrogateescape") for value in values]
+    return [octets(value) for value in values]
 
 
 def shows(entry: Entry, wanted: Attributes) -> bool:

@@ -114,6 +114,11 @@ class Connection:
         except LDAPException as error:
             self.close()
             raise Refused(ReturnValue.CANNOT_CONNECT_TO_BACKEND, f"cannot ask the directory: {_words(error)}") from None
+        except UnicodeError as error:
+            self.close()
+            raise Refused(
+                ReturnValue.INVALID_NAME, f"cannot ask the directory: a name in the question is no UTF-8 text: {error}"
+            ) from None
         except BaseException:
             # Interrupted in the middle: what arrives next would be taken for the answer to another question.
             self.close()

@@ -2,6 +2,8 @@
 
 import re
 
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
 from vmkeep.directory.port import AllOf, AnyOf, Equals, Filter, Present
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*(?:;[A-Za-z0-9-]+)*|\d+(?:\.\d+)+")
@@ -10,10 +12,19 @@ _EVERYTHING = "(objectClass=*)"
 _NOTHING = "(!(objectClass=*))"
 
 
+def octets(value: str) -> bytes:
+    """A value as it is sent, bytes that were no text when read as they came; Refused where no UTF-8 stands for it."""
+    try:
+        return value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise Refused(
+            ReturnValue.INVALID_NAME, f"{value!r} is no text that a directory could hold (UTF-8); correct it"
+        ) from None
+
+
 def escape_value(value: str) -> str:
     r"""A value as it may stand in a filter: every byte that could mean something is written as `\xx`."""
-    raw = value.encode("utf-8", "surrogateescape")
-    return "".join(chr(byte) if byte in _PLAIN else f"\\{byte:02x}" for byte in raw)
+    return "".join(chr(byte) if byte in _PLAIN else f"\\{byte:02x}" for byte in octets(value))
 
 
 def attribute_name(name: str) -> str:
