@@ -5,10 +5,12 @@ Reads only. What was edited is checked each time it is used: between two steps a
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePath
 
 from nodeagent.host.description import Description, describe
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import open_folder
+from nodeagent.host.state_file import description_inside
 from nodeagent.operations.finding import FoundSet
 from nodeagent.order import Order, OrderDisk
 from nodeagent.restoring import allowed, conflicts
@@ -84,10 +86,28 @@ class SavedMachine:
         except (UnicodeDecodeError, HostFailure) as why:
             raise Refused(code, f"{self.leaf.machine}: {path} cannot be read: {why}") from None
 
-    def refuse_forbidden_inside(self, where: str, xml: str) -> None:
-        """The same for the description inside a state file: libvirt acts on the edited one, so paths may differ."""
-        anywhere = replace(self.places, **dict.fromkeys(_ROOTS, ("/",)))
-        self.refuse_forbidden(where, xml, anywhere)
+    def refuse_forbidden_memory(self, directory: PurePath, name: str) -> None:
+        """Refused where a state file cannot be read, or the description inside it names what is not allowed.
+
+        libvirt acts on the edited one, so paths may differ. It reads the one inside only after we have.
+        """
+        path = directory / name
+        try:
+            with open_folder(directory, self.host.roots) as folder, folder.opened(name) as descriptor:
+                inside = description_inside(descriptor, str(path))
+            anywhere = replace(self.places, **dict.fromkeys(_ROOTS, ("/",)))
+            self.refuse_forbidden(f"the description inside {path}", inside, anywhere)
+            self.host.hypervisor.saved_description(str(path))
+        except FileNotFoundError:
+            raise Refused(
+                ReturnValue.MISSING_FILES, f"{self.leaf.machine}: {path} is missing; back out and begin again"
+            ) from None
+        except (HostFailure, OSError) as why:
+            raise Refused(
+                ReturnValue.CANNOT_READ_STATE,
+                f"{self.leaf.machine}: {path} cannot be read: {why}; nothing was touched; restore from another set, "
+                "or without the memory (sstRestoreVMWithoutState TRUE on the leaf)",
+            ) from None
 
     def refuse_forbidden(self, where: str, xml: str, places: allowed.AllowedPlaces) -> None:
         """Refused where a description names what is not allowed on this node."""

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Collection, Sequence
 
 from nodeagent.host.description import describe
-from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import names_in, open_folder
 from nodeagent.host.hypervisor import View
 from nodeagent.operations.finding import FoundSet
@@ -58,7 +57,8 @@ def survey_large_files(saved: SavedMachine, blank: Order, images: Collection[str
     `images` are the paths that the machine's entry names by now.
     """
     leaf, found, edited = saved.leaf, saved.found, saved.edited
-    _check_memory(saved)
+    if saved.is_brought_back_with_memory:
+        saved.refuse_forbidden_memory(found.directory, found.one("state").name)
     files = _files(leaf, found, [disk.target for disk in saved.disks])
     alone = bool(leaf.wishes.disks)
     ldif = "" if alone else edited.ldif
@@ -97,22 +97,6 @@ def _files(leaf: Leaf, found: FoundSet, targets: Sequence[str]) -> tuple[SavedFi
     roles: tuple[Role, ...] = ("disk",) if leaf.wishes.disks else ("nvram", "tpm", "state", "disk")
     wanted = [file for file in found.files(*roles) if file.role != "disk" or file.target in targets]
     return tuple(SavedFile(kept=file.name, **file.model_dump()) for file in wanted)
-
-
-def _check_memory(saved: SavedMachine) -> None:
-    """Whether it can be read, and what libvirt would read inside it is allowed."""
-    if not saved.is_brought_back_with_memory:
-        return
-    path = saved.found.directory / saved.found.one("state").name
-    try:
-        inside = saved.host.hypervisor.saved_description(str(path))
-    except HostFailure as why:
-        raise Refused(
-            ReturnValue.CANNOT_READ_STATE,
-            f"{saved.leaf.machine}: {path} cannot be read: {why}; nothing was touched; restore from another set, "
-            "or without the memory (sstRestoreVMWithoutState TRUE on the leaf)",
-        ) from None
-    saved.refuse_forbidden_inside(f"the description inside {path}", inside)
 
 
 def _conflicts(

@@ -1,0 +1,189 @@
+"""A set's memory with another description inside than the one that was checked: nothing comes of it.
+
+Whoever changed the set changed its manifest with it, and the digest on the leaf: a node that was taken over can.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import libvirt
+import pytest
+from blake3 import blake3
+
+from lab.cluster import Lab
+from lab.machines import Machine, MachineSpec
+from tests.cluster import sets
+from tests.cluster.plain import Plain
+from tests.watched_files import watched
+
+XML_AT = 92  # libvirt's header before it
+EMULATOR = b"/usr/bin/qemu-system-x86_64"
+
+
+@dataclass(frozen=True)
+class Stolen:
+    """A machine that runs, its set, and somebody who can write to the set and to the leaf."""
+
+    plain: Plain
+    machine: Machine
+    leaf: str
+
+    @property
+    def folder(self) -> Path:
+        return sets.directory_of(self.machine, self.leaf)
+
+    @property
+    def retain(self) -> Path:
+        return self.machine.node.retain / self.folder.relative_to(self.machine.node.backup)
+
+    def state(self, folder: Path) -> Path:
+        return next(folder.glob(f"{self.machine.name}.state*"))
+
+    def ask(self, edit: str, done: str) -> tuple[str, int, str]:
+        self.plain.edit(edit, self.machine.name, self.leaf)
+        entry = self.plain.wait(self.machine.name, self.leaf, done)
+        message = entry.get("vmkeepMessage", [""])[0]
+        return entry["sstProvisioningMode"][0], int(entry["sstProvisioningReturnValue"][0]), message
+
+    def vouch(self) -> None:
+        """Make manifest and leaf say of what lies there that it was backed up."""
+        manifest = self.folder / f"manifest.json.{self.leaf}"
+        told = json.loads(manifest.read_text())
+        for file in told["files"]:
+            content = (self.folder / file["name"]).read_bytes()
+            file |= {"size": len(content), "digest": f"blake3:{blake3(content).hexdigest()}"}
+        manifest.write_text(json.dumps(told))
+        digest = f"blake3:{blake3(manifest.read_bytes()).hexdigest()}"
+        dn = self.plain.leaf_dn(self.machine.name, self.leaf)
+        self.plain.modify(dn, f"replace vmkeepManifestDigest {digest}")
+
+    def back_out(self) -> None:
+        self.plain.modify(self.plain.leaf_dn(self.machine.name, self.leaf), "replace sstProvisioningReturnValue 0")
+        self.plain.finish(self.machine.name, self.leaf)
+
+
+@pytest.fixture(scope="module")
+def stolen_set(agents: Lab) -> Stolen:
+    plain = Plain(agents)
+    machine = agents.add_machine(MachineSpec(kind="bios"))
+    return Stolen(plain, machine, plain.back_up(machine.name))
+
+
+@pytest.fixture
+def stolen(stolen_set: Stolen) -> Iterator[Stolen]:
+    """Its set is whole again afterwards, and the machine was never stopped."""
+    pid = stolen_set.machine.node.qemu(stolen_set.machine.name)
+    state = stolen_set.state(stolen_set.folder)
+    content = state.read_bytes()
+    yield stolen_set
+    state.write_bytes(content)
+    stolen_set.vouch()
+    stolen_set.back_out()
+    assert stolen_set.machine.node.qemu(stolen_set.machine.name) == pid
+
+
+def changed(state: Path, change: Callable[[bytes], bytes]) -> None:
+    """Write another description into a state file, as long as the one it takes the place of."""
+    content = state.read_bytes()
+    end = content.index(b"\0", XML_AT)
+    old = content[XML_AT:end]
+    new = change(old)
+    assert new != old
+    if len(new) > len(old):  # indentation is for people
+        new = b"".join(line.lstrip() for line in new.splitlines(keepends=True))
+    assert len(new) <= len(old)
+    state.write_bytes(content[:XML_AT] + new.ljust(len(old)) + content[end:])
+
+
+@pytest.fixture
+def evil(stolen_set: Stolen) -> Path:
+    """A program on the storage that says when it was run."""
+    path = stolen_set.machine.node.images / "evil"
+    path.write_text(f"#!/bin/sh\ntouch {path}.was-run\nexit 1\n")
+    path.chmod(0o755)
+    return path
+
+
+CHANGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "a host's directory": (
+        lambda xml: xml.replace(
+            b"</devices>", b"<filesystem type='mount'><source dir='/'/><target dir='r'/></filesystem></devices>"
+        ),
+        "<filesystem>",
+    ),
+    "QEMU options": (
+        lambda xml: xml.replace(
+            b"</domain>",
+            b"<q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'><q:arg value='-s'/></q:commandline>"
+            b"</domain>",
+        ),
+        "commandline",
+    ),
+    "an entity": (
+        lambda xml: b"<!DOCTYPE domain [<!ENTITY e SYSTEM 'file:///etc/hostname'>]>" + xml,
+        "declares a document type",
+    ),
+    "no XML": (lambda xml: b"<domain" + b" " * (len(xml) - 7), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_what_is_not_allowed_inside_is_refused_before_anything_is_copied(case: str, stolen: Stolen) -> None:
+    change, reason = CHANGES[case]
+    changed(stolen.state(stolen.folder), change)
+    stolen.vouch()
+    assert stolen.ask("restore-small-files", "unretainedSmallFiles")[:2] == ("unretainedSmallFiles", 0)
+    _, code, message = stolen.ask("restore-large-files", "unretainedLargeFiles")
+    assert code == 107, message
+    assert "the description inside" in message
+    assert reason in message
+    assert list(stolen.retain.glob("*.state*")) == []
+
+
+def test_an_emulator_named_inside_is_never_run_not_even_to_ask_what_it_can_do(stolen: Stolen, evil: Path) -> None:
+    changed(stolen.state(stolen.folder), lambda xml: xml.replace(EMULATOR, os.fsencode(evil)))
+    stolen.vouch()
+    assert stolen.ask("restore-small-files", "unretainedSmallFiles")[1] == 0
+    _, code, message = stolen.ask("restore-large-files", "unretainedLargeFiles")
+    assert not evil.with_name("evil.was-run").exists()
+    assert code == 107, message
+    assert str(evil) in message
+
+
+def test_an_emulator_put_inside_after_the_copy_is_never_run_either(stolen: Stolen, evil: Path) -> None:
+    assert stolen.ask("restore-small-files", "unretainedSmallFiles")[1] == 0
+    assert stolen.ask("restore-large-files", "unretainedLargeFiles")[1] == 0
+    changed(stolen.state(stolen.retain), lambda xml: xml.replace(EMULATOR, os.fsencode(evil)))
+    _, code, message = stolen.ask("restore", "restored")
+    assert not evil.with_name("evil.was-run").exists()
+    assert code == 107, message
+
+
+def test_another_disk_inside_is_never_opened_the_edited_description_holds(stolen_set: Stolen) -> None:
+    """libvirt compares what a guest would see, which a path is not, and acts on the description it is handed."""
+    machine = stolen_set.machine
+    outside = machine.node.folder / "outside"
+    outside.mkdir()
+    victim = outside / "d"
+    victim.write_bytes(b"of the host")
+    disk = os.fsencode(machine.disks[0])
+    changed(stolen_set.state(stolen_set.folder), lambda xml: xml.replace(disk, os.fsencode(victim)))
+    stolen_set.vouch()
+    with watched(outside) as seen:
+        for edit, done in (
+            ("restore-small-files", "unretainedSmallFiles"),
+            ("restore-large-files", "unretainedLargeFiles"),
+            ("restore", "restored"),
+        ):
+            mode, code, message = stolen_set.ask(edit, done)
+            assert (mode, code) == (done, 0), message
+        assert seen.events() == set()
+    stolen_set.plain.finish(machine.name, stolen_set.leaf)
+    domain = machine.node.domain(machine.name)
+    assert domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+    assert os.fsdecode(victim) not in domain.XMLDesc()
+    assert str(machine.disks[0]) in domain.XMLDesc()
+    assert victim.read_bytes() == b"of the host"
