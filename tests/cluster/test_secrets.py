@@ -3,6 +3,7 @@
 import os
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,7 @@ class Processes:
         self.found: set[str] = set()
         self.seen: set[str] = set()
         self._canaries = canaries
+        self._looks: Counter[str] = Counter()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -63,7 +65,10 @@ class Processes:
     def _run(self) -> None:
         while not self._end.wait(0.02):
             for pid in filter(str.isdigit, os.listdir("/proc")):
-                self._look(Path("/proc") / pid)
+                # Neither changes any more once a program has begun.
+                if self._looks[pid] < 3:
+                    self._looks[pid] += 1
+                    self._look(Path("/proc") / pid)
 
     def _look(self, process: Path) -> None:
         for name in ("cmdline", "environ"):
