@@ -86,7 +86,7 @@ def _again(world: World, first: Recorder, loss: Loss, number: int) -> Iterator[t
 
 def _shown(loss: Loss) -> str:
     contents = dict(loss.state.contents)
-    return "\n  ".join(["", *(f"{path} #{number} {contents[number][:600]!r}" for path, number in loss.state.files)])
+    return "\n  ".join(["", *(f"{path} #{number} {contents[number][:200]!r}" for path, number in loss.state.files)])
 
 
 def until_a_result(journals: Journals, order: Order, plan: Callable[[], Sequence[Step]]) -> Journal:
