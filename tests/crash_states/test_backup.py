@@ -19,3 +19,26 @@ SNAPSHOTS = {
 def test_a_snapshot_leaves_the_old_chain_or_the_new_one(name: str) -> None:
     with directories("/dev/shm") as roots:
         assert survive(BackedUp(roots, SNAPSHOTS[name], Mode.SNAPSHOTTING)) > 100
+
+MERGES = {
+    "runs": Scene(2),
+    "off": Scene(2, Power.OFF),
+}
+RETAINS = {
+    "runs": Scene(2, firmware=True, ram_disk=True),
+    "off, third of two to keep": Scene(1, Power.OFF, earlier_sets=2, iterations=2),
+    "off, one to keep": Scene(1, Power.OFF, earlier_sets=2),
+}
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_a_merge_leaves_whole_images_and_the_set_as_it_was(name: str) -> None:
+    with directories("/dev/shm") as roots:
+        assert survive(BackedUp(roots, MERGES[name], Mode.MERGING)) > 30
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["same filesystem", "another filesystem"])
+@pytest.mark.parametrize("name", RETAINS)
+def test_a_retain_shows_a_set_only_once_it_is_whole_and_never_loses_the_last(name: str, elsewhere: bool) -> None:
+    with directories("/dev/shm", *(["/tmp"] if elsewhere else [])) as roots:
+        assert survive(BackedUp(roots, RETAINS[name], Mode.RETAINING)) > 100
