@@ -78,6 +78,7 @@ def _remove_files(machine: Folder, timestamp: str) -> None:
         for name in folder.names():
             if name != _REMOVING:
                 folder.remove(name)
+        folder.sync()  # the mark goes last, also on the disk: what has none is looked at by nobody
         folder.remove(_REMOVING)
     os.rmdir(timestamp, dir_fd=machine.descriptor)
     machine.sync()
