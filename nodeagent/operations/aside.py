@@ -88,6 +88,7 @@ class Aside:
             pass
         with contextlib.suppress(FileNotFoundError), self._retain() as retain:
             retain.remove_made(_TAKEN_BACK)
+            retain.sync()
         return NO_FACTS
 
     def define(self, _facts: Facts) -> Facts:

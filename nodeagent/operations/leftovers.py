@@ -48,8 +48,10 @@ def clear(order: Order, host: Host) -> None:
         names = [file.name for file in making.files]
         with contextlib.suppress(FileNotFoundError), open_folder(paths.backup, host.roots) as backup:
             _remove(backup, [paths.kept_name(name) for name in names])
+            backup.sync()
         _remove(retain, names)
-        retain.remove(MAKING_NAME)
+        retain.sync()  # the notes last, also on the disk
+        retain.remove_made(MAKING_NAME)
         retain.sync()
     remove_empty(paths.backup, paths.backup_root, host.roots)
     remove_empty(paths.retain, paths.retain_root, host.roots)
