@@ -73,6 +73,9 @@ class BackedUp:
         for left in self.ram_disk.iterdir():
             left.unlink()
 
+    def check_at_once(self) -> None:
+        check_visible_sets(self.backup_root.joinpath(*PLACE, MACHINE), self.scene.earlier_sets)
+
     def recover(self) -> None:
         self.outcome = self._done(self.mode)
 
@@ -234,10 +237,18 @@ def check_set(folder: Path) -> None:
     """A directory that shows a manifest holds what that says, whole, and nothing else."""
     manifest = Manifest.model_validate_json((folder / f"manifest.json.{folder.name}").read_bytes())
     names = {file.name for file in manifest.files}
-    assert {path.name for path in folder.iterdir()} == {*names, f"manifest.json.{folder.name}"}
+    assert {path.name for path in folder.iterdir()} == {*names, f"manifest.json.{folder.name}"}, folder
     for file in manifest.files:
         content = (folder / file.name).read_bytes()
         assert (file.size, file.digest) == (len(content), digest(content)), file.name
+
+
+def check_visible_sets(machine: Path, at_least: int) -> None:
+    """Every set that is shown is whole, and there is a good one where there was one."""
+    shown = [manifest.parent for manifest in machine.glob("*/manifest.json.*")]
+    for folder in shown:
+        check_set(folder)
+    assert shown or not at_least, "the last good set is lost"
 
 
 def digest(content: bytes) -> str:

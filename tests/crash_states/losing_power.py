@@ -37,6 +37,9 @@ class World(Protocol):
     def lose_power(self, witness: Any) -> None:
         """Nothing runs, nothing in memory is left; `witness` was true."""
 
+    def check_at_once(self) -> None:
+        """What holds even before anybody recovers."""
+
     def recover(self) -> None:
         """As the product does it at its next start."""
 
@@ -65,6 +68,7 @@ def _survive_one(world: World, recorder: Recorder, losses: Sequence[Loss]) -> No
     told = "; then ".join(f"power lost after operation {loss.number}: {loss.after}" for loss in losses)
     try:
         with without_waiting():
+            world.check_at_once()
             world.recover()
             world.check()
             before = tree(world.roots)
