@@ -6,6 +6,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from nodeagent.host.description import describe
 from nodeagent.journal import Journals, Outcome
 from nodeagent.order import Firmware, Order, OrderDisk
 from nodeagent.steps import Host, Step
@@ -101,11 +102,13 @@ class BackedUp:
     def check_machine(self) -> None:
         """What the guest had acknowledged is on the live chain, and what runs is what was there."""
         for disk in self.order().disks:
-            found = reads_as(Path(disk.path))
-            assert found.startswith(self.hypervisor.acknowledged[disk.target]), (disk.path, found)
+            live = describe(self.hypervisor.defined).chains[disk.target][0]
+            found = reads_as(Path(live))
+            assert found.startswith(self.hypervisor.acknowledged[disk.target]), (live, found)
             beside = [path.name for path in Path(disk.path).parent.iterdir() if path.name.startswith(".")]
             frozen = self.mode is Mode.SNAPSHOTTING and self.scene.method is not Method.SAVE and not self.outcome.code
-            assert frozen or not beside, beside
+            assert frozen or not beside, (beside, self.outcome)
+            assert frozen or live == disk.path, (live, self.outcome)
         guest = self.hypervisor.guest
         if guest is not None:
             assert guest.power is self.scene.power, (guest.power, self.outcome)

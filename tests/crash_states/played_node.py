@@ -240,6 +240,7 @@ class PlayedHypervisor:
         for target, path in overlays.items():
             Path(path).write_bytes(b"")
             write_in_place(Path(path), image(b"", backing[target]))
+            _sync(Path(path).parent)  # on Linux's filesystems the first flush makes a new file's name durable
         self.defined = with_sources(self.defined, overlays)
         guest.xml = with_chain(with_sources(guest.xml, overlays), backing)
         self.write()
@@ -265,6 +266,12 @@ class PlayedHypervisor:
 
     def _source(self, target: str) -> Path:
         return next(Path(str(disk.source)) for disk in describe(self._running().xml).disks if disk.target == target)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def saved(path: Path) -> dict[str, Any]:
