@@ -94,7 +94,9 @@ class Recorder:
 
         return call
 
-    def _link(self, old: Any, new: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None, **_: Any) -> str:
+    def _link(
+        self, old: Any, new: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None, **_: Any
+    ) -> str:
         source, path = _path(old, src_dir_fd), _path(new, dst_dir_fd)
         if not self._is_ours(path):
             return ""

@@ -23,6 +23,7 @@ def test_a_snapshot_leaves_the_old_chain_or_the_new_one(name: str) -> None:
     with directories("/dev/shm") as roots:
         assert survive(BackedUp(roots, SNAPSHOTS[name], Mode.SNAPSHOTTING)) > 50
 
+
 MERGES = {
     "runs": Scene(2),
     "off": Scene(2, Power.OFF),

@@ -1,4 +1,4 @@
-"""Power is lost while a set is brought back, backed out of, or deleted: nothing half, nothing left that nobody finds."""
+"""Power is lost while a set is brought back, backed out of or deleted: nothing half, nothing that nobody finds."""
 
 import pytest
 

@@ -151,7 +151,9 @@ class Deleting(Unretaining):
         assert self.outcome.code == 0, self.outcome
         assert sorted(path.name for path in self.set.parent.iterdir()) == [EARLIER[0]]
         check_visible_sets(self.set.parent, 1)
-        left = {str(path.relative_to(self.retain)) for path in self.retain.rglob("*")} if self.retain.exists() else set()
+        left = (
+            {str(path.relative_to(self.retain)) for path in self.retain.rglob("*")} if self.retain.exists() else set()
+        )
         assert left == ({"before", "before/vm.xml", "before/vda"} if self.is_kept else set()), left
         if not self.is_kept:
             assert not self.retain.exists()
