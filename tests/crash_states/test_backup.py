@@ -29,6 +29,7 @@ MERGES = {
     "off": Scene(2, Power.OFF),
     "live": Scene(2, method=Method.LIVE),
     "disk, copied once": Scene(1, method=Method.DISK, once=True),
+    "live, its instant gone": Scene(1, method=Method.LIVE, instant_is_gone=True),
 }
 RETAINS = {
     "runs": Scene(2, firmware=True, ram_disk=True),
