@@ -144,6 +144,7 @@ class Journals:
         journal = Journal(self._path(order.machine, order.timestamp, order.mode), Record())
         line = json.dumps({"event": "order", "order": order.model_dump(mode="json")}, separators=(",", ":")) + "\n"
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync_directory(self._directory.parent)
         making = journal.path.with_suffix(".partial")
         making.unlink(missing_ok=True)
         descriptor = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -24,6 +24,7 @@ class Unretained:
     def note(self, order: Order) -> None:
         """Remember that there are, or will be, files of this restore; durable when it returns."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync_directory(self._directory.parent)
         path = self._path(order.machine, order.timestamp)
         making = path.with_suffix(".partial")
         making.unlink(missing_ok=True)
@@ -33,7 +34,7 @@ class Unretained:
             file.flush()
             os.fsync(file.fileno())
         making.rename(path)
-        self._sync()
+        _sync_directory(self._directory)
 
     def find(self, machine: str, timestamp: str) -> Order | None:
         """The order that made the first files, None where there are none."""
@@ -48,17 +49,10 @@ class Unretained:
         """Nothing of it is left."""
         with contextlib.suppress(FileNotFoundError):
             self._path(order.machine, order.timestamp).unlink()
-            self._sync()
+            _sync_directory(self._directory)
 
     def _path(self, machine: str, timestamp: str) -> Path:
         return self._directory / f"{machine}.{timestamp}{_SUFFIX}"
-
-    def _sync(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     @staticmethod
     def _read(path: Path) -> Order | None:
@@ -66,3 +60,11 @@ class Unretained:
             return Order.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, ValidationError):
             return None
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -124,7 +124,7 @@ class Folder:
 
     def write(self, name: str, content: bytes, access: Access) -> None:
         """Put a small file in place as a whole: temporary name, fsync, rename, fsync of the directory."""
-        making = f".{name}.partial"
+        making = _partial(f".{name}")
         self.remove(making)
         try:
             with self.opened(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
@@ -183,9 +183,9 @@ class Folder:
             os.unlink(name, dir_fd=self.descriptor)
 
     def remove_made(self, name: str) -> None:
-        """Remove a file, and what an attempt at making it left."""
-        self.remove(name)
-        self.remove(_partial(name))
+        """Remove a file, and what an attempt at making or writing it left."""
+        for left in (name, _partial(name), _partial(f".{name}")):
+            self.remove(left)
 
     def sync(self) -> None:
         """Make names durable."""
@@ -244,9 +244,9 @@ def names_in(path: PurePath, roots: Sequence[str]) -> list[str]:
 
 
 def remove_file(path: PurePath, roots: Sequence[str]) -> None:
-    """Remove one file, durably; fine where it or its directory is gone."""
+    """Remove one file and what an attempt at it left, durably; fine where it or its directory is gone."""
     with contextlib.suppress(FileNotFoundError), open_folder(path.parent, roots) as folder:
-        folder.remove(path.name)
+        folder.remove_made(path.name)
         folder.sync()
 
 

@@ -80,16 +80,15 @@ class Aside:
         """Remove the place; what it kept is where it was."""
         try:
             with open_folder(before_directory(self._order), self._host.roots) as before:
-                for name in (self._order.paths.xml, f".{self._order.paths.xml}.partial"):
-                    before.remove(name)
+                before.remove_made(self._order.paths.xml)
             with self._retain() as retain:
                 os.rmdir(BEFORE, dir_fd=retain.descriptor)
                 retain.sync()
         except FileNotFoundError:
             pass
         with contextlib.suppress(FileNotFoundError), self._retain() as retain:
-            for name in (_TAKEN_BACK, f".{_TAKEN_BACK}.partial"):
-                retain.remove(name)
+            retain.remove_made(_TAKEN_BACK)
+            retain.sync()
         return NO_FACTS
 
     def define(self, _facts: Facts) -> Facts:
@@ -269,8 +268,7 @@ class Aside:
         with open_folder(before_directory(self._order), self._host.roots) as before:
             for item in self._order.firmware:
                 for name in (item.role, _none(item)):
-                    for left in (name, f"{name}.partial", f".{name}.partial"):  # the last two of one that was killed
-                        before.remove(left)
+                    before.remove_made(name)
         return NO_FACTS
 
     @contextlib.contextmanager

@@ -41,6 +41,7 @@ def _clear(order: Order, host: Host, _facts: Facts) -> Facts:
             for name in retain.names():
                 if name != BEFORE:  # what a restore replaced goes by rules of its own
                     retain.remove(name)
+            retain.sync()
     except FileNotFoundError:
         return NO_FACTS
     remove_empty(order.paths.retain, order.paths.retain_root, host.roots)

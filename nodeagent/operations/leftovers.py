@@ -43,13 +43,16 @@ def clear(order: Order, host: Host) -> None:
     """Remove what a backup that becomes no set laid into retain, and its copies; the notes last, they lead here."""
     paths = order.paths
     with contextlib.suppress(FileNotFoundError), open_folder(paths.retain, host.roots) as retain:
-        if (making := _notes(retain, order)) is None:
+        making = _notes(retain, order)
+        if making is None and retain.names():
             return
-        names = [file.name for file in making.files]
+        names = [file.name for file in making.files] if making else []
         with contextlib.suppress(FileNotFoundError), open_folder(paths.backup, host.roots) as backup:
             _remove(backup, [paths.kept_name(name) for name in names])
+            backup.sync()
         _remove(retain, names)
-        retain.remove(MAKING_NAME)
+        retain.sync()  # the notes last, also on the disk
+        retain.remove_made(MAKING_NAME)
         retain.sync()
     remove_empty(paths.backup, paths.backup_root, host.roots)
     remove_empty(paths.retain, paths.retain_root, host.roots)
@@ -80,7 +83,9 @@ def is_lost(order: Order, host: Host) -> bool:
     try:
         with open_folder(order.paths.retain, host.roots) as retain:
             making = _notes(retain, order)
-            if making is None or making.method not in (Method.LIVE, Method.DISK) or making.power is Power.OFF:
+            if making is None:
+                return not retain.names()  # power was lost between the last removal in it and its own
+            if making.method not in (Method.LIVE, Method.DISK) or making.power is Power.OFF:
                 return False
             images = [file.name for file in making.files if file.role == "disk"]
             return any(not retain.exists(name) and not making.knows(name) for name in images)

@@ -11,7 +11,7 @@ libvirt that was killed in the instant does not know what QEMU writes to: such a
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from nodeagent.host.description import describe, with_sources
@@ -136,10 +136,15 @@ def _remove_overlays(host: Host, order: Order, disk: OrderDisk) -> None:
         overlays = [name for name in left if not name.endswith(_MARK)]
         for name in overlays:
             _refuse_to_lose(host, order, images, name)
-        for name in (*overlays, *(name for name in left if name not in overlays)):
-            images.remove(name)
-        if left:
-            images.sync()
+        _remove_durably(images, overlays)
+        _remove_durably(images, [name for name in left if name not in overlays])  # they say that overlays may go
+
+
+def _remove_durably(images: Folder, names: Sequence[str]) -> None:
+    for name in names:
+        images.remove(name)
+    if names:
+        images.sync()
 
 
 def _lies_over(image: PurePosixPath, name: str) -> bool:

@@ -33,7 +33,7 @@ def prune(machine_directory: PurePath, roots: Sequence[str], keep: int, protecte
     """
     with open_folder(machine_directory, roots) as machine:
         iterations = [name for name in machine.names() if is_timestamp(name) and machine.has_folder(name)]
-        interrupted = [name for name in iterations if _has(machine, name, _REMOVING)]
+        interrupted = [name for name in iterations if _is_interrupted(machine, name)]
         left = _remove_each(machine, interrupted, _remove_files)
         complete = [name for name in iterations if name not in interrupted and _is_complete(machine, name)]
         surplus = complete[: max(0, len(complete) - keep)]
@@ -53,6 +53,13 @@ def _remove_each(machine: Folder, names: Sequence[str], remove: Callable[[Folder
         except (HostFailure, OSError) as why:
             left[name] = f"{machine.path / name}: {why}"
     return left
+
+
+def _is_interrupted(machine: Folder, timestamp: str) -> bool:
+    """Whether its removal began; an empty one lacks only the last touch."""
+    with _inside(machine, timestamp) as folder:
+        names = folder.names()
+    return not names or _REMOVING in names
 
 
 def _is_complete(machine: Folder, timestamp: str) -> bool:
@@ -77,6 +84,7 @@ def _remove_files(machine: Folder, timestamp: str) -> None:
         for name in folder.names():
             if name != _REMOVING:
                 folder.remove(name)
+        folder.sync()  # the mark goes last, also on the disk: what has none is looked at by nobody
         folder.remove(_REMOVING)
     os.rmdir(timestamp, dir_fd=machine.descriptor)
     machine.sync()

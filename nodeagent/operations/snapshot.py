@@ -12,7 +12,9 @@ from pathlib import PurePosixPath
 
 from nodeagent.host.copying import AT_ONCE, Pace, copy_file, digest_file
 from nodeagent.host.description import with_sources, without_chains
+from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty, remove_file
+from nodeagent.operations import saved_memory
 from nodeagent.operations.instants import instant
 from nodeagent.operations.leftovers import finish_earlier
 from nodeagent.operations.making import NAME as MAKING_NAME
@@ -122,11 +124,17 @@ class _Files:
                 content = copy_file((source, saved.name), (retain, self._paths.state), _PRIVATE, pace=pace)
                 source.remove(saved.name)
             else:
+                self._require_whole_state(retain)
                 content = digest_file(retain, self._paths.state, pace=pace)
                 with retain.opened(self._paths.state) as descriptor:
                     _PRIVATE.apply(descriptor)
                     os.fsync(descriptor)  # libvirt wrote it
         return {"state_size": content.size, "state_digest": content.digest}
+
+    def _require_whole_state(self, retain: Folder) -> None:
+        """libvirt makes the data durable, but not its word that it is whole; power may have been lost in between."""
+        if not saved_memory.is_complete(self._host, self._paths.retain / self._paths.state):
+            raise HostFailure(f"{retain.path / self._paths.state} is missing or not whole: it was not yet on the disk")
 
     def remove_state(self, _facts: Facts) -> Facts:
         for candidate in self._order.state_candidates:

@@ -58,6 +58,7 @@ class Swapping:
         for disk in self._order.disks:
             with open_folder(PurePosixPath(disk.path).parent, self._host.roots) as images:
                 images.remove(self._new_name(disk))
+                images.sync()
         return NO_FACTS
 
     def swap(self, facts: Facts) -> Facts:

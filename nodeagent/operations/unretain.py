@@ -132,6 +132,7 @@ class _Large:
     def remove(self, file: SavedFile, _facts: Facts) -> Facts:
         with suppress(FileNotFoundError), open_folder(self._order.paths.retain, self._host.roots) as retain:
             retain.remove_made(file.kept)
+            retain.sync()
         return NO_FACTS
 
     def check_images(self, _facts: Facts) -> Facts:

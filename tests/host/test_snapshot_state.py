@@ -7,6 +7,7 @@ from threading import Event
 import pytest
 
 from nodeagent.host.copying import Stopped
+from nodeagent.host.errors import HostFailure
 from nodeagent.operations.snapshot import snapshot
 from nodeagent.order import Order
 from nodeagent.steps import Facts, Host
@@ -14,7 +15,7 @@ from tests.cluster.plain import files_below
 from tests.orders import host_at, order_in
 from vmkeep.contract.modes import Mode
 
-MEMORY = b"memory" * 1000
+MEMORY = b"LibvirtQemudSave" + b"memory" * 1000
 
 
 @pytest.fixture
@@ -56,3 +57,15 @@ def test_reading_what_libvirt_wrote_to_retain_stops_too(order: Order, host: Host
     with pytest.raises(Stopped):
         keep_state(order, host, saved)
     assert saved.read_bytes() == MEMORY
+
+
+def test_memory_that_was_not_yet_on_the_disk_when_power_was_lost_is_no_part_of_a_set(order: Order, host: Host) -> None:
+    saved = Path(order.state_candidates[1])
+    saved.parent.mkdir(parents=True)
+    for left in (b"", MEMORY.replace(b"Save", b"Part"), bytes(len(MEMORY))):
+        saved.write_bytes(left)
+        with pytest.raises(HostFailure, match="not whole"):
+            keep_state(order, host, saved)
+    saved.unlink()
+    with pytest.raises(HostFailure, match="missing"):
+        keep_state(order, host, saved)

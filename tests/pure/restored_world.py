@@ -254,9 +254,11 @@ def _kept(path: str) -> dict[str, Any]:
 class World:
     """One machine and one restore of it, with everything that a scene wants to be there."""
 
+    played: type[PlayedHypervisor] = PlayedHypervisor
+
     def __init__(self, folder: Path, scene: Scene) -> None:
         self.folder, self.scene, self.faults = folder, scene, Faults()
-        self.hypervisor = PlayedHypervisor(self.faults)
+        self.hypervisor = self.played(self.faults)
         self.order = _order(folder, scene)
         self.retain = Path(self.order.paths.retain)
         self.before = self.retain / "before"
