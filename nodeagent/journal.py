@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from nodeagent.host.durable import sync_directory
 from nodeagent.order import Order
 
 Fact: TypeAlias = str | int | float | bool
@@ -110,7 +111,7 @@ class Journal:
         """The result is in the directory; the journal has done its duty."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
-        _sync_directory(self.path.parent)
+        sync_directory(self.path.parent)
 
     def _append(self, line: dict[str, Any], *, must: bool) -> None:
         try:
@@ -144,7 +145,7 @@ class Journals:
         journal = Journal(self._path(order.machine, order.timestamp, order.mode), Record())
         line = json.dumps({"event": "order", "order": order.model_dump(mode="json")}, separators=(",", ":")) + "\n"
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync_directory(self._directory.parent)
+        sync_directory(self._directory.parent)
         making = journal.path.with_suffix(".partial")
         making.unlink(missing_ok=True)
         descriptor = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -154,7 +155,7 @@ class Journals:
         finally:
             os.close(descriptor)
         making.rename(journal.path)
-        _sync_directory(self._directory)
+        sync_directory(self._directory)
         journal.record.take(json.loads(line))
         return journal
 
@@ -195,11 +196,3 @@ class Journals:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return Journal(path, record) if record.order is not None else None
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

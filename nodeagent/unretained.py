@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from nodeagent.host.durable import sync_directory
 from nodeagent.order import Order
 
 _SUFFIX = ".unretained"
@@ -24,7 +25,7 @@ class Unretained:
     def note(self, order: Order) -> None:
         """Remember that there are, or will be, files of this restore; durable when it returns."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync_directory(self._directory.parent)
+        sync_directory(self._directory.parent)
         path = self._path(order.machine, order.timestamp)
         making = path.with_suffix(".partial")
         making.unlink(missing_ok=True)
@@ -34,7 +35,7 @@ class Unretained:
             file.flush()
             os.fsync(file.fileno())
         making.rename(path)
-        _sync_directory(self._directory)
+        sync_directory(self._directory)
 
     def find(self, machine: str, timestamp: str) -> Order | None:
         """The order that made the first files, None where there are none."""
@@ -49,7 +50,7 @@ class Unretained:
         """Nothing of it is left."""
         with contextlib.suppress(FileNotFoundError):
             self._path(order.machine, order.timestamp).unlink()
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
 
     def _path(self, machine: str, timestamp: str) -> Path:
         return self._directory / f"{machine}.{timestamp}{_SUFFIX}"
@@ -60,11 +61,3 @@ class Unretained:
             return Order.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, ValidationError):
             return None
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -57,7 +57,7 @@ def _remove_each(machine: Folder, names: Sequence[str], remove: Callable[[Folder
 
 def _is_interrupted(machine: Folder, timestamp: str) -> bool:
     """Whether its removal began; an empty one lacks only the last touch."""
-    with _inside(machine, timestamp) as folder:
+    with machine.inside(timestamp) as folder:
         names = folder.names()
     return not names or _REMOVING in names
 
