@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from nodeagent.host.durable import sync_directory
+from nodeagent.durable import sync_directory
 from nodeagent.order import Order
 
 Fact: TypeAlias = str | int | float | bool

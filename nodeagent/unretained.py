@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from nodeagent.host.durable import sync_directory
+from nodeagent.durable import sync_directory
 from nodeagent.order import Order
 
 _SUFFIX = ".unretained"
