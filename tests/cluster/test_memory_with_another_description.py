@@ -14,8 +14,8 @@ import pytest
 from blake3 import blake3
 
 from lab.cluster import Lab
-from lab.machines import Machine, MachineSpec
-from tests.cluster import sets
+from lab.machines import MachineSpec
+from tests.cluster.backed_up import BackedUp
 from tests.cluster.plain import Plain
 from tests.watched_files import watched
 
@@ -24,20 +24,8 @@ EMULATOR = b"/usr/bin/qemu-system-x86_64"
 
 
 @dataclass(frozen=True)
-class Stolen:
+class Stolen(BackedUp):
     """A machine that runs, its set, and somebody who can write to the set and to the leaf."""
-
-    plain: Plain
-    machine: Machine
-    leaf: str
-
-    @property
-    def folder(self) -> Path:
-        return sets.directory_of(self.machine, self.leaf)
-
-    @property
-    def retain(self) -> Path:
-        return self.machine.node.retain / self.folder.relative_to(self.machine.node.backup)
 
     def state(self, folder: Path) -> Path:
         return next(folder.glob(f"{self.machine.name}.state*"))
@@ -69,7 +57,7 @@ class Stolen:
 def stolen_set(agents: Lab) -> Stolen:
     plain = Plain(agents)
     machine = agents.add_machine(MachineSpec(kind="bios"))
-    return Stolen(plain, machine, plain.back_up(machine.name))
+    return Stolen(plain.lab, plain, machine, plain.back_up(machine.name))
 
 
 @pytest.fixture

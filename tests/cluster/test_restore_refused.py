@@ -10,9 +10,10 @@ import pytest
 from blake3 import blake3
 
 from lab.cluster import Lab
-from lab.machines import Machine, MachineSpec
+from lab.machines import MachineSpec
 from lab.waiting import until
 from tests.cluster import sets
+from tests.cluster.backed_up import BackedUp
 from tests.cluster.conftest import end
 from tests.cluster.plain import Plain, files_below
 from tests.cluster.test_restore import left_in_retain
@@ -21,22 +22,8 @@ DIGEST = "vmkeepManifestDigest"
 
 
 @dataclass(frozen=True)
-class BackedUp:
+class Tried(BackedUp):
     """A running machine and its set."""
-
-    lab: Lab
-    plain: Plain
-    machine: Machine
-    leaf: str
-
-    @property
-    def folder(self) -> Path:
-        return sets.directory_of(self.machine, self.leaf)
-
-    @property
-    def retain(self) -> Path:
-        parts = self.folder.relative_to(self.machine.node.backup)
-        return self.machine.node.retain / parts
 
     def file(self, role: str) -> Path:
         return self.folder / next(file["name"] for file in sets.manifest(self.folder)["files"] if file["role"] == role)
@@ -71,16 +58,16 @@ class BackedUp:
 
 
 @pytest.fixture(scope="module")
-def backed_up(agents: Lab) -> Iterator[BackedUp]:
+def backed_up(agents: Lab) -> Iterator[Tried]:
     plain = Plain(agents)
     machine = agents.add_machine(MachineSpec())
     agents.wait_for_count(machine.name, 30)
-    yield BackedUp(agents, plain, machine, plain.back_up(machine.name))
+    yield Tried(agents, plain, machine, plain.back_up(machine.name))
     end(machine)
 
 
 @pytest.fixture
-def as_before(backed_up: BackedUp) -> Iterator[BackedUp]:
+def as_before(backed_up: Tried) -> Iterator[Tried]:
     """The machine runs before and after, untouched, and counts without a gap; retain is empty after backing out."""
     before = backed_up.state()
     pid = backed_up.machine.node.qemu(backed_up.machine.name)
@@ -102,7 +89,7 @@ def flip(path: Path, at: int) -> None:
 
 
 @pytest.mark.parametrize("role", ["state", "disk", "xml", "ldif"])
-def test_a_missing_file_is_found_first(role: str, as_before: BackedUp) -> None:
+def test_a_missing_file_is_found_first(role: str, as_before: Tried) -> None:
     path = as_before.file(role)
     aside = path.rename(path.with_suffix(".aside"))
     try:
@@ -114,7 +101,7 @@ def test_a_missing_file_is_found_first(role: str, as_before: BackedUp) -> None:
 
 
 @pytest.mark.parametrize("role", ["xml", "ldif"])
-def test_one_flipped_byte_in_a_text_is_found_before_a_person_reads_it(role: str, as_before: BackedUp) -> None:
+def test_one_flipped_byte_in_a_text_is_found_before_a_person_reads_it(role: str, as_before: Tried) -> None:
     path = as_before.file(role)
     flip(path, path.stat().st_size // 2)
     try:
@@ -126,7 +113,7 @@ def test_one_flipped_byte_in_a_text_is_found_before_a_person_reads_it(role: str,
 
 
 @pytest.mark.parametrize("role", ["state", "disk"])
-def test_one_flipped_byte_in_a_large_file_is_found_while_copying(role: str, as_before: BackedUp) -> None:
+def test_one_flipped_byte_in_a_large_file_is_found_while_copying(role: str, as_before: Tried) -> None:
     path = as_before.file(role)
     as_before.small()
     flip(path, path.stat().st_size - 4096)
@@ -139,7 +126,7 @@ def test_one_flipped_byte_in_a_large_file_is_found_while_copying(role: str, as_b
     assert [name for name in files_below(as_before.retain) if "qcow2" in name or "state" in name] == []
 
 
-def test_a_set_that_was_changed_with_its_manifest_is_not_the_one_the_directory_means(as_before: BackedUp) -> None:
+def test_a_set_that_was_changed_with_its_manifest_is_not_the_one_the_directory_means(as_before: Tried) -> None:
     manifest = as_before.folder / f"manifest.json.{as_before.leaf}"
     text = manifest.read_bytes()
     manifest.write_bytes(text + b" ")
@@ -182,7 +169,7 @@ EDITS: dict[str, tuple[Callable[[str], str], int, str]] = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_an_edited_description_that_is_not_allowed_is_not_used(edit: str, as_before: BackedUp) -> None:
+def test_an_edited_description_that_is_not_allowed_is_not_used(edit: str, as_before: Tried) -> None:
     change, expected, named = EDITS[edit]
     as_before.small()
     path = as_before.retain / f"{as_before.machine.name}.xml.{as_before.leaf}"
@@ -195,7 +182,7 @@ def test_an_edited_description_that_is_not_allowed_is_not_used(edit: str, as_bef
     assert as_before.machine.name in message
 
 
-def test_a_disk_outside_the_roots_is_not_used(as_before: BackedUp) -> None:
+def test_a_disk_outside_the_roots_is_not_used(as_before: Tried) -> None:
     as_before.small()
     for kind in ("xml", "ldif"):
         path = as_before.retain / f"{as_before.machine.name}.{kind}.{as_before.leaf}"
@@ -205,7 +192,7 @@ def test_a_disk_outside_the_roots_is_not_used(as_before: BackedUp) -> None:
     assert "the disk image '/etc/shadow' lies outside" in message
 
 
-def test_a_disk_over_a_file_that_is_not_the_machines_own_is_not_used(as_before: BackedUp) -> None:
+def test_a_disk_over_a_file_that_is_not_the_machines_own_is_not_used(as_before: Tried) -> None:
     """It may be another node's machine's; an agent sees its own alone."""
     disk = as_before.machine.disks[0]
     other = disk.with_name("of-somebody-else.qcow2")
@@ -232,7 +219,7 @@ LDIFS: dict[str, Callable[[str, str], str]] = {
 
 
 @pytest.mark.parametrize("edit", LDIFS)
-def test_an_edited_entry_that_is_not_allowed_is_not_used(edit: str, as_before: BackedUp) -> None:
+def test_an_edited_entry_that_is_not_allowed_is_not_used(edit: str, as_before: Tried) -> None:
     as_before.small()
     path = as_before.retain / f"{as_before.machine.name}.ldif.{as_before.leaf}"
     text = path.read_text()
@@ -244,7 +231,7 @@ def test_an_edited_entry_that_is_not_allowed_is_not_used(edit: str, as_before: B
     assert as_before.machine.name in message
 
 
-def test_texts_that_do_not_fit_each_other_are_not_used(as_before: BackedUp) -> None:
+def test_texts_that_do_not_fit_each_other_are_not_used(as_before: Tried) -> None:
     as_before.small()
     path = as_before.retain / f"{as_before.machine.name}.ldif.{as_before.leaf}"
     disk = str(as_before.machine.disks[0])
@@ -256,14 +243,14 @@ def test_texts_that_do_not_fit_each_other_are_not_used(as_before: BackedUp) -> N
 
 
 @pytest.fixture
-def leaf_dn(backed_up: BackedUp) -> Iterator[str]:
+def leaf_dn(backed_up: Tried) -> Iterator[str]:
     """The leaf, from which a test's wishes are taken away again."""
     dn = backed_up.plain.leaf_dn(backed_up.machine.name, backed_up.leaf)
     yield dn
     backed_up.plain.modify(dn, "replace vmkeepRestoreDisk", "replace sstRestoreVMWithoutState")
 
 
-def test_one_disk_of_a_running_machine_is_refused_before_anything_is_copied(as_before: BackedUp, leaf_dn: str) -> None:
+def test_one_disk_of_a_running_machine_is_refused_before_anything_is_copied(as_before: Tried, leaf_dn: str) -> None:
     as_before.plain.modify(leaf_dn, "replace vmkeepRestoreDisk vda")
     as_before.small()
     code, message = as_before.try_step("restore-large-files", "unretainedLargeFiles")
@@ -272,14 +259,14 @@ def test_one_disk_of_a_running_machine_is_refused_before_anything_is_copied(as_b
     assert [name for name in files_below(as_before.retain) if "qcow2" in name] == []
 
 
-def test_that_the_memory_is_not_wanted_is_said_before_the_decision(as_before: BackedUp, leaf_dn: str) -> None:
+def test_that_the_memory_is_not_wanted_is_said_before_the_decision(as_before: Tried, leaf_dn: str) -> None:
     as_before.plain.modify(leaf_dn, "replace sstRestoreVMWithoutState TRUE")
     as_before.small()
     [message] = as_before.plain.read(leaf_dn)["vmkeepMessage"]
     assert "started without its saved memory: sstRestoreVMWithoutState is TRUE; to change what comes back" in message
 
 
-def test_a_restore_beside_another_leaf_at_work_is_refused(as_before: BackedUp) -> None:
+def test_a_restore_beside_another_leaf_at_work_is_refused(as_before: Tried) -> None:
     other = "20200101T000000Z"
     as_before.plain.add_leaf(as_before.machine.name, other)
     try:
@@ -290,7 +277,7 @@ def test_a_restore_beside_another_leaf_at_work_is_refused(as_before: BackedUp) -
     assert other in message
 
 
-def test_what_is_no_good_backup_is_not_restored_from(as_before: BackedUp) -> None:
+def test_what_is_no_good_backup_is_not_restored_from(as_before: Tried) -> None:
     other = "20200102T000000Z"
     dn = as_before.plain.leaf_dn(as_before.machine.name, other)
     as_before.plain.add_leaf(as_before.machine.name, other)
@@ -305,21 +292,21 @@ def test_what_is_no_good_backup_is_not_restored_from(as_before: BackedUp) -> Non
     assert "5 (cannot save machine state)" in entry["vmkeepMessage"][0]
 
 
-def test_backing_out_leaves_machine_entry_and_retain_as_they_were(as_before: BackedUp) -> None:
+def test_backing_out_leaves_machine_entry_and_retain_as_they_were(as_before: Tried) -> None:
     as_before.small()
     assert files_below(as_before.retain) != []
     as_before.plain.edit("back-out", as_before.machine.name, as_before.leaf)
     until("retain to be empty", lambda: not as_before.retain.exists(), 60)
 
 
-def test_backing_out_with_the_large_files_there_leaves_all_as_it_was_too(as_before: BackedUp) -> None:
+def test_backing_out_with_the_large_files_there_leaves_all_as_it_was_too(as_before: Tried) -> None:
     as_before.small()
     as_before.large()
     assert len(files_below(as_before.retain)) > 4
     as_before.back_out()
 
 
-def test_a_restore_that_is_backed_out_and_begun_anew_at_once_finds_retain_cleared(as_before: BackedUp) -> None:
+def test_a_restore_that_is_backed_out_and_begun_anew_at_once_finds_retain_cleared(as_before: Tried) -> None:
     for _ in range(3):
         as_before.small()
         as_before.plain.edit("back-out", as_before.machine.name, as_before.leaf)
@@ -329,7 +316,7 @@ def test_a_restore_that_is_backed_out_and_begun_anew_at_once_finds_retain_cleare
 
 
 @pytest.fixture
-def put_back(backed_up: BackedUp) -> Iterator[BackedUp]:
+def put_back(backed_up: Tried) -> Iterator[Tried]:
     """The machine is stopped, but runs on from where it was, on its own images, under its own definition."""
     before = backed_up.state()
     last = backed_up.lab.wait_for_count(backed_up.machine.name, 1)
@@ -341,7 +328,7 @@ def put_back(backed_up: BackedUp) -> Iterator[BackedUp]:
     assert left_in_retain(backed_up.machine) == []
 
 
-def damage_memory(as_before: BackedUp) -> None:
+def damage_memory(as_before: Tried) -> None:
     """A state file that is whole to everybody but QEMU; manifest and directory say it is what was made."""
     path = as_before.file("state")
     content = bytearray(path.read_bytes())
@@ -359,7 +346,7 @@ def damage_memory(as_before: BackedUp) -> None:
     as_before.plain.modify(dn, f"replace {DIGEST} {digest}")
 
 
-def test_a_memory_that_qemu_refuses_puts_the_machine_back(put_back: BackedUp) -> None:
+def test_a_memory_that_qemu_refuses_puts_the_machine_back(put_back: Tried) -> None:
     state, manifest = put_back.file("state"), put_back.folder / f"manifest.json.{put_back.leaf}"
     dn = put_back.plain.leaf_dn(put_back.machine.name, put_back.leaf)
     kept = state.read_bytes(), manifest.read_bytes(), put_back.plain.read(dn)[DIGEST][0]
@@ -376,7 +363,7 @@ def test_a_memory_that_qemu_refuses_puts_the_machine_back(put_back: BackedUp) ->
     assert "could not restore the machine" in message
 
 
-def test_a_managed_save_is_refused_before_anything_is_copied(put_back: BackedUp) -> None:
+def test_a_managed_save_is_refused_before_anything_is_copied(put_back: Tried) -> None:
     domain = put_back.machine.node.domain(put_back.machine.name)
     domain.managedSave()
     try:
@@ -389,7 +376,7 @@ def test_a_managed_save_is_refused_before_anything_is_copied(put_back: BackedUp)
     assert [name for name in files_below(put_back.retain) if "qcow2" in name] == []
 
 
-def test_an_images_directory_that_cannot_be_written_puts_the_machine_back(put_back: BackedUp) -> None:
+def test_an_images_directory_that_cannot_be_written_puts_the_machine_back(put_back: Tried) -> None:
     directory = put_back.machine.disks[0].parent
     put_back.small()
     put_back.large()
@@ -402,7 +389,7 @@ def test_an_images_directory_that_cannot_be_written_puts_the_machine_back(put_ba
     assert "not permitted" in message
 
 
-def test_images_that_went_missing_in_retain_are_asked_for_again(as_before: BackedUp) -> None:
+def test_images_that_went_missing_in_retain_are_asked_for_again(as_before: Tried) -> None:
     as_before.small()
     as_before.large()
     for path in as_before.retain.glob("*.qcow2.*"):

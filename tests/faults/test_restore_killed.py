@@ -17,9 +17,10 @@ import libvirt
 import pytest
 
 from lab import ticks
-from lab.cluster import Lab, LabOptions
+from lab.cluster import LabOptions
 from lab.machines import Machine, MachineSpec
 from tests.cluster import sets
+from tests.cluster.backed_up import BackedUp
 from tests.cluster.plain import Plain, files_below, timestamp
 from tests.conftest import ClusterFactory
 from tests.faults.test_agent_killed import SEED, agent
@@ -55,17 +56,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Kept(BackedUp):
     """A machine that counts, and a set of it."""
-
-    lab: Lab
-    plain: Plain
-    machine: Machine
-    leaf: str
-
-    @property
-    def folder(self) -> Path:
-        return sets.directory_of(self.machine, self.leaf)
 
     @property
     def at_instant(self) -> int:

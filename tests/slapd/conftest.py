@@ -8,6 +8,7 @@ from lab.slapd import SlapdOptions
 from tests.conftest import SlapdFactory
 from tests.slapd.cluster_of_peers import ClusterOfPeers
 from tests.slapd.console_driver import new_machine
+from tests.slapd.identities import Directory
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +31,16 @@ def cluster(cluster_of_peers: ClusterOfPeers) -> ClusterOfPeers:
 def machine(cluster: ClusterOfPeers) -> str:
     """A machine that no other test has."""
     return new_machine(cluster)
+
+
+@pytest.fixture(scope="module")
+def standing(slapd_factory: SlapdFactory) -> Directory:
+    """A directory with every identity and target, for a module."""
+    return Directory(slapd_factory(SlapdOptions(synchronous=False)))
+
+
+@pytest.fixture
+def directory(standing: Directory) -> Iterator[Directory]:
+    """The directory, for a test that may change anything in it."""
+    yield standing
+    standing.restore()

@@ -10,8 +10,7 @@ import ldap3
 import pytest
 from ldap3 import Connection
 
-from lab.slapd import REPOSITORY, SlapdOptions
-from tests.conftest import SlapdFactory
+from lab.slapd import REPOSITORY
 from tests.slapd.identities import IDENTITIES, LEAF, MACHINE, TARGETS, TREE, Attempt, Directory
 from vmkeep.contract.modes import TABLE, Actor, Kind, Mode, modes
 from vmkeep.contract.names import Attribute
@@ -221,18 +220,6 @@ ATTEMPTS: dict[str, Callable[[Connection, str, str], bool]] = {
     "delete": lambda client, dn, _: bool(client.delete(dn)[0]),
     "rename": lambda client, dn, name: bool(client.modify_dn(dn, name)[0]),
 }
-
-
-@pytest.fixture(scope="module")
-def standing(slapd_factory: SlapdFactory) -> Directory:
-    return Directory(slapd_factory(SlapdOptions(synchronous=False)))
-
-
-@pytest.fixture
-def directory(standing: Directory) -> Iterator[Directory]:
-    """The directory, for a test that may change anything in it."""
-    yield standing
-    standing.restore()
 
 
 @pytest.fixture

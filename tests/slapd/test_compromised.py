@@ -4,14 +4,12 @@ The table in test_access says who may write what; here are the ways round it. Ea
 and by the server's owner, whom no rule holds and for whom it must go through, or its refusal would show nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import ldap3
 import pytest
 from ldap3 import Connection
 
-from lab.slapd import SlapdOptions
-from tests.conftest import SlapdFactory
 from tests.slapd.identities import LEAF, MACHINE, NODE, TARGETS, TREE, Directory
 from vmkeep.contract.names import Attribute
 
@@ -158,17 +156,6 @@ CASES = [
         for what, attempt in OF_THE_CONTROLLER.items()
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def standing(slapd_factory: SlapdFactory) -> Directory:
-    return Directory(slapd_factory(SlapdOptions(synchronous=False)))
-
-
-@pytest.fixture
-def directory(standing: Directory) -> Iterator[Directory]:
-    yield standing
-    standing.restore()
 
 
 def everything(directory: Directory) -> dict[str, dict[str, list[bytes]]]:
