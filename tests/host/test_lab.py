@@ -1,5 +1,6 @@
 """The lab itself: what stands on it may trust it."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -210,14 +211,20 @@ def test_a_guest_agent_can_be_told_to_refuse_a_freeze(with_agent: Machine) -> No
     domain_of(with_agent).fsThaw()
 
 
+def says_frozen(machine: Machine) -> bool:
+    with contextlib.suppress(libvirt.libvirtError):
+        return guest_agent.is_frozen(machine)
+    return False
+
+
 def test_a_guest_agent_killed_while_frozen_comes_back_and_thaws(with_agent: Machine) -> None:
     guest_agent.wait_ready(with_agent)
     domain_of(with_agent).agentSetResponseTimeout(5)
     guest_agent.when_frozen(with_agent, "KILL", after=0)
-    with pytest.raises(libvirt.libvirtError, match="not responding"):
+    with contextlib.suppress(libvirt.libvirtError):  # on a busy machine the signal may come after its answer
         domain_of(with_agent).fsFreeze()
     guest_agent.wait_ready(with_agent)
-    assert guest_agent.is_frozen(with_agent)
+    until("the agent to know of it", lambda: says_frozen(with_agent), 30)
     frozen = ticks.newest_file_write(with_agent.serial)
     domain_of(with_agent).fsThaw()
     until("writes", lambda: ticks.newest_file_write(with_agent.serial) > frozen + 1, 20)
