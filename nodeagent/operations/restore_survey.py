@@ -29,7 +29,7 @@ def survey_restore(saved: SavedMachine, blank: Order, libvirt_state: str) -> Ord
         update={"place": saved.found.place, "restoring": _becoming(saved), "uuid": description.uuid}
     )
     if saved.is_brought_back_with_memory:  # since it was copied, somebody may have put another there
-        _refuse_changed_memory(saved, order)
+        saved.refuse_forbidden_memory(order.paths.retain, order.set.state_file)
     order = order.model_copy(update={"disks": tuple(_waiting(order, host, disk) for disk in saved.disks)})
     view = host.hypervisor.look(leaf.machine)
     refuse_obstacles(order, host, view)
@@ -39,10 +39,6 @@ def survey_restore(saved: SavedMachine, blank: Order, libvirt_state: str) -> Ord
     firmware = () if order.set.alone else _firmware(saved.found, description, PurePosixPath(libvirt_state))
     power = view.power if view else Power.OFF
     return order.model_copy(update={"power": power, "firmware": firmware, "warning": _remark(saved, order)})
-
-
-def _refuse_changed_memory(saved: SavedMachine, order: Order) -> None:
-    saved.refuse_forbidden_memory(order.paths.retain, order.set.state_file)
 
 
 def _becoming(saved: SavedMachine) -> Restoring:
