@@ -16,7 +16,11 @@ from lab.machines import MachineSpec
 from tests.cluster.plain import Plain
 from tests.conftest import ClusterFactory
 
-PROGRAMS = ("vmkeep-nodeagent", "vmkeep-controller", "bin/vmkeep\0", "qemu-img")
+PROGRAMS = (
+    "vmkeep-nodeagent",
+    "vmkeep-controller",
+    "bin/vmkeep\0",
+)  # others live too briefly to be sure of seeing them
 WRONG = "canary-that-nobody-has-as-a-password"
 
 
