@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab import programs
 from lab.slapd import SlapdOptions
-from tests.conftest import SlapdFactory
+from tests.conftest import SlapdFactory, require
 from tests.slapd.cluster_of_peers import ClusterOfPeers
 from tests.slapd.console_driver import new_machine
 from tests.slapd.identities import Directory
+from tests.slapd.tls_server import Certificates
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +46,9 @@ def directory(standing: Directory) -> Iterator[Directory]:
     """The directory, for a test that may change anything in it."""
     yield standing
     standing.restore()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    require([f"the program {name} is not installed" for name in programs.missing(("openssl",))])
+    return Certificates(tmp_path_factory.mktemp("certificates"))

@@ -4,22 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import programs
 from lab.slapd import REPOSITORY, SlapdOptions
-from tests.conftest import SlapdFactory, require
-from tests.slapd.test_openldap_identity import Certificates, TlsServer
+from tests.conftest import SlapdFactory
+from tests.slapd.tls_server import Certificates, TlsServer
 from vmkeep.contract.names import Attribute, Tree
 from vmkeep.directory import open_store
 from vmkeep.directory.settings import DirectorySettings
 
 TREE = Tree("dc=example,dc=org")
 NODE = "node-01.example.org"
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    require([f"the program {name} is not installed" for name in programs.missing(("openssl",))])
-    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 """Who we are to the server and who it is to us: password files, settings, TLS; a wrong server is sent nothing."""
 
-import contextlib
 import os
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +10,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from lab import programs
-from lab.processes import Process, start, stop
 from lab.slapd import Slapd
-from lab.waiting import until
 from tests.conftest import SlapdFactory, require
+from tests.slapd.eavesdropper import Eavesdropper
 from tests.slapd.small_directory import ADMIN, PLAIN, SUFFIX, populate, settings
+from tests.slapd.tls_server import Certificates, TlsServer
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.directory import open_store
 from vmkeep.directory.port import ANYTHING
@@ -110,85 +107,6 @@ def test_settings_that_would_be_unsafe_or_unclear_are_refused(wrong: dict[str, o
 # TLS
 
 
-class TlsServer:
-    """A private slapd that is reached over TCP too, with the certificate of the moment."""
-
-    def __init__(self, slapd: Slapd, authority: Path) -> None:
-        self.slapd = slapd
-        self.authority = authority
-        self.identity = slapd.identities["admin"]
-        self.ldap, self.ldaps = _free_port(), _free_port()
-        self._process: Process | None = None
-
-    def present(self, certificate: Path, key: Path) -> None:
-        """Start, or start anew, with this certificate."""
-        self.stop()
-        self.slapd.start()
-        values = {"CACertificateFile": self.authority, "CertificateFile": certificate, "CertificateKeyFile": key}
-        lines = [f"replace: olcTLS{name}\nolcTLS{name}: {value}\n-" for name, value in values.items()]
-        lines += ["replace: olcTLSVerifyClient", "olcTLSVerifyClient: try"]
-        self.slapd.modify("\n".join(["dn: cn=config", "changetype: modify", *lines, ""]))
-        self.slapd.stop()
-        urls = f"{self.slapd.uri} ldap://127.0.0.1:{self.ldap} ldaps://127.0.0.1:{self.ldaps}"
-        arguments = ["slapd", "-h", urls, "-F", self.slapd.folder / "config", "-d", "0", "-s", "0"]
-        process = self._process = start("slapd", arguments, self.slapd.folder / "slapd-tls.log")
-        until("slapd with TLS to answer", lambda: _answers(process, self.ldaps), 10)
-
-    def stop(self) -> None:
-        self.slapd.stop()
-        if self._process is not None:
-            stop([self._process])
-
-
-def _answers(process: Process, port: int) -> bool:
-    assert process.alive
-    with socket.socket() as attempt:
-        return attempt.connect_ex(("127.0.0.1", port)) == 0
-
-
-class Certificates:
-    """A private certificate authority, made with the openssl program."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._openssl("req", "-x509", *self._new("ca"), "-subj", "/CN=test authority", "-days", "2")
-
-    def issue(self, name: str, subject: str, names: str, *more: str) -> tuple[Path, Path]:
-        extensions = self.folder / f"{name}.ext"
-        extensions.write_text(f"subjectAltName={names}\n")
-        self._openssl("req", *self._new(name, "csr"), "-subj", subject)
-        authority = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", str(extensions))
-        self._openssl(
-            "x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *authority, *(more or ("-days", "2"))
-        )
-        return self.folder / f"{name}.pem", self.folder / f"{name}.key"
-
-    def self_signed(self, name: str) -> tuple[Path, Path]:
-        names = ("-addext", "subjectAltName=IP:127.0.0.1")
-        self._openssl("req", "-x509", *self._new(name), "-subj", "/CN=127.0.0.1", "-days", "2", *names)
-        return self.folder / f"{name}.pem", self.folder / f"{name}.key"
-
-    @staticmethod
-    def _new(name: str, kind: str = "pem") -> tuple[str, ...]:
-        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-        return (*curve, "-keyout", f"{name}.key", "-out", f"{name}.{kind}")
-
-    def _openssl(self, *arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=self.folder, check=True, capture_output=True, timeout=20)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    require([f"the program {name} is not installed" for name in programs.missing(("openssl",))])
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 @pytest.fixture(scope="module")
 def tls_server(slapd_factory: SlapdFactory, certificates: Certificates) -> Iterator[TlsServer]:
     slapd = slapd_factory(PLAIN)
@@ -254,45 +172,8 @@ def _misnamed(certificates: Certificates) -> tuple[Path, Path]:
     return certificates.issue("misnamed", "/CN=127.0.0.1", "DNS:other.example.org")
 
 
-class Ear:
-    """Stands between client and TLS server, and counts what the client sends after its part of the handshake."""
-
-    def __init__(self, port: int) -> None:
-        self.heard: list[bytes] = []
-        self._target = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def close(self) -> list[bytes]:
-        self._thread.join(5)
-        self._listener.close()
-        return self.heard
-
-    def _run(self) -> None:
-        client, _ = self._listener.accept()
-        with client, socket.create_connection(("127.0.0.1", self._target)) as server:
-            back = threading.Thread(target=_copy, args=(server, client), daemon=True)
-            back.start()
-            with contextlib.suppress(ConnectionResetError):
-                while data := client.recv(65536):
-                    self.heard.append(data)
-                    server.sendall(data)
-            server.shutdown(socket.SHUT_WR)
-            back.join(5)
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    try:
-        while data := source.recv(65536):
-            target.sendall(data)
-    except OSError:
-        return
-
-
 def test_several_reads_go_over_one_tls_connection(good: TlsServer) -> None:
-    ear = Ear(good.ldaps)  # takes one connection and no more
+    ear = Eavesdropper(good.ldaps)  # takes one connection and no more
     assert _reads(_tls_settings(good, uri=f"ldaps://127.0.0.1:{ear.port}"))
     assert 0x17 in _record_types(b"".join(ear.close()))
 
@@ -315,7 +196,7 @@ def test_a_server_that_cannot_be_trusted_is_sent_nothing(
     start_tls: bool,
 ) -> None:
     tls_server.present(*make(certificates))
-    ear = Ear(tls_server.ldap if start_tls else tls_server.ldaps)
+    ear = Eavesdropper(tls_server.ldap if start_tls else tls_server.ldaps)
     uri = f"{'ldap' if start_tls else 'ldaps'}://127.0.0.1:{ear.port}"
     store = open_store(_tls_settings(tls_server, uri=uri, start_tls=start_tls))
     with pytest.raises(Refused, match=f"not trusted: .*{reason}.*nothing was sent"):

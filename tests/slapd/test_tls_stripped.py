@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from lab import programs
 from lab.slapd import Slapd
-from tests.conftest import SlapdFactory, require
+from tests.conftest import SlapdFactory
+from tests.slapd.eavesdropper import Eavesdropper
 from tests.slapd.small_directory import ADMIN, PLAIN, SUFFIX, populate, settings
-from tests.slapd.test_openldap_identity import Certificates, TlsServer
+from tests.slapd.tls_server import Certificates, TlsServer
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.directory import open_store
 from vmkeep.directory.settings import DirectorySettings
@@ -32,56 +32,29 @@ def answer(operation: int, code: int, number: int) -> bytes:
     return bytes([0x30, 3 + 2 + len(result), 2, 1, number, operation, len(result)]) + result
 
 
-class ManInTheMiddle:
-    """Takes one connection, answers its first message with these words, and then relays to a server or only listens."""
+class ManInTheMiddle(Eavesdropper):
+    """Answers the first message with these words, and then relays to a server or only listens."""
 
-    def __init__(self, first_answer: bytes, relay_to: int | None = None, then: bytes = b"") -> None:
-        self.heard: list[bytes] = []
-        self._answer, self._relay_to, self._then = first_answer, relay_to, then
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(10)
-        self.port = int(self._listener.getsockname()[1])
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+    def __init__(self, first_answer: bytes, relay_to: int = 0, then: bytes = b"") -> None:
+        self._answer, self._relays, self._then = first_answer, bool(relay_to), then
+        super().__init__(relay_to)
 
-    def close(self) -> list[bytes]:
-        self._thread.join(10)
-        self._listener.close()
-        return self.heard
+    def serve(self, client: socket.socket) -> None:
+        first = self.listen(client)
+        if self._relays:
+            self._begin_tls(client, first)
+            return
+        client.sendall(self._answer)
+        while self.listen(client):
+            client.sendall(self._then)
 
-    def _run(self) -> None:
-        client, _ = self._listener.accept()
-        client.settimeout(10)
-        with client, contextlib.suppress(OSError):
-            self.heard.append(client.recv(65536))
-            if self._relay_to is not None:
-                self._relay(client, self._relay_to)
-                return
-            client.sendall(self._answer)
-            while data := client.recv(65536):
-                self.heard.append(data)
-                if self._then:
-                    client.sendall(self._then)
-
-    def _relay(self, client: socket.socket, port: int) -> None:
-        """Begin TLS with the true server in the client's name, with words of ours slipped in before it."""
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as server:
-            server.sendall(self.heard[0])
+    def _begin_tls(self, client: socket.socket, first: bytes) -> None:
+        """With the true server in the client's name, with words of ours slipped in before it."""
+        with self.server() as server:
+            server.sendall(first)
             server.recv(65536)
             client.sendall(self._answer)
-            back = threading.Thread(target=_copy, args=(server, client), daemon=True)
-            back.start()
-            while data := client.recv(65536):
-                self.heard.append(data)
-                server.sendall(data)
-            server.shutdown(socket.SHUT_WR)
-            back.join(10)
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
+            self.relay(client, server)
 
 
 @pytest.fixture
@@ -90,12 +63,6 @@ def password(tmp_path: Path) -> Path:
     file.touch(0o600)
     file.write_text(SECRET)
     return file
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    require([f"the program {name} is not installed" for name in programs.missing(("openssl",))])
-    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")
