@@ -6,6 +6,7 @@ with Lab(folder, LabOptions(nodes=2, machines=2, agents=True)) as lab:
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -134,7 +135,14 @@ class Lab:
             "serve",
             *arguments,
         ]
-        return self._serve(f"nodeagent {node}", command, self.nodes[node].folder / "log/nodeagent.log")
+        return self.serve_agent(node, command)
+
+    def serve_agent(
+        self, node: str, command: list[str | Path], environment: Mapping[str, str] | None = None
+    ) -> Process:
+        """Start what stands in for a node's agent, known as one afterwards; returns when it is ready."""
+        log = self.nodes[node].folder / "log/nodeagent.log"
+        return self._serve(f"nodeagent {node}", command, log, environment)
 
     def stop_agent(self, node: str) -> None:
         """Ask a node's agent to end, and wait for it."""
@@ -153,7 +161,11 @@ class Lab:
             "serve",
             *arguments,
         ]
-        return self._serve("controller", command, self.folder / "log/controller.log")
+        return self.serve_controller(command)
+
+    def serve_controller(self, command: list[str | Path], environment: Mapping[str, str] | None = None) -> Process:
+        """Start what stands in for the controller; returns when it is ready."""
+        return self._serve("controller", command, self.folder / "log/controller.log", environment)
 
     def stop_controller(self) -> None:
         """Ask the controller to end, and wait for it."""
@@ -298,11 +310,18 @@ class Lab:
             self._images[agent] = guest_image.GuestImage(kernel, initramfs)
         return self._images[agent]
 
-    def _serve(self, name: str, command: list[str | Path], log: Path) -> Process:
+    def process(self, name: str) -> Process | None:
+        """One of the lab's daemons that runs: `slapd`, `controller`, `nodeagent NODE`."""
+        process = self._record.processes.get(name)
+        return process if process is not None and process.alive else None
+
+    def _serve(
+        self, name: str, command: list[str | Path], log: Path, environment: Mapping[str, str] | None = None
+    ) -> Process:
         running = self._record.processes.get(name)
         if running is not None and running.alive:
             raise LabError(f"{name} runs already, pid {running.pid}")
-        process = services.serve(name, command, log, self._record.note_process)
+        process = services.serve(name, command, log, self._record.note_process, environment)
         self._describe_again()
         return process
 

@@ -3,7 +3,7 @@
 import hashlib
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lab.errors import LabError
@@ -21,14 +21,21 @@ def script(name: str) -> Path:
     return path
 
 
-def serve(name: str, arguments: Sequence[str | Path], log: Path, started: Callable[[Process], None]) -> Process:
+def serve(
+    name: str,
+    arguments: Sequence[str | Path],
+    log: Path,
+    started: Callable[[Process], None],
+    environment: Mapping[str, str] | None = None,
+) -> Process:
     """Start a daemon; returns when it has reported READY. `started` hears of the process first."""
     # An abstract name, so that no file is left; a digest, because names of sockets are short.
     address = f"\0vmkeep-lab-{hashlib.blake2b(str(log).encode(), digest_size=8).hexdigest()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
         ear.bind(address)
         ear.setblocking(False)
-        process = start(name, arguments, log, {"NOTIFY_SOCKET": "@" + address[1:], "PYTHONUNBUFFERED": "1"})
+        told = {"NOTIFY_SOCKET": "@" + address[1:], "PYTHONUNBUFFERED": "1", **(environment or {})}
+        process = start(name, arguments, log, told)
         started(process)
         try:
             until(f"{name} to report that it is ready, see {log}", lambda: _ready(process, ear, log), _READY_SECONDS)
