@@ -4,6 +4,7 @@ Run by the loop for `serve`, and for `run` with the machines chosen there.
 """
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -95,11 +96,14 @@ class Cycle:
     only: frozenset[str] | None = None
     complete: frozenset[str] = frozenset()
     clock: Callable[[], datetime] = utc_now
+    elapsed: Callable[[], float] = time.monotonic
     refused: dict[tuple[str, str], tuple[Leaf, str]] = field(default_factory=dict)
+    _seen: dict[str, tuple[tuple[Leaf, datetime], float]] = field(default_factory=dict)
 
     def turn(self) -> View:
         """Read, decide and act until nothing is left to do; the view as it is then."""
         view = replace(read_view(self.catalogue), only=self.only, complete=self.complete)
+        view = replace(view, changed=self._changed_as_seen_here(view))
         self.refused = {key_of(leaf): self.refused[key_of(leaf)] for leaf in view.leaves if self._stays_refused(leaf)}
         leaves = tuple(leaf for leaf in view.leaves if key_of(leaf) not in self.refused)
         view = replace(view, leaves=leaves, nodes=self._nodes_if_needed(view))
@@ -122,7 +126,8 @@ class Cycle:
     def _act(self, view: View, steps: tuple[Step, ...]) -> View:
         outcomes = {step.leaf.dn: self._taken(step) for step in steps}
         leaves = (outcomes.get(leaf.dn, leaf) for leaf in view.leaves)
-        return replace(view, leaves=tuple(leaf for leaf in leaves if leaf is not None))
+        changed = {**view.changed, **dict.fromkeys(outcomes, self.clock())}
+        return replace(view, leaves=tuple(leaf for leaf in leaves if leaf is not None), changed=changed)
 
     def _taken(self, step: Step) -> Leaf | None:
         """The leaf as it is after a step; None where nothing more is to be done for it, or known about it."""
@@ -172,6 +177,21 @@ class Cycle:
         machines = Equals("objectClass", ObjectClass.MACHINE)
         entries = self.catalogue.store.search(self.catalogue.tree.machines, machines, Scope.CHILDREN, wanted)
         return {(entry.first(wanted[0]) or "").casefold(): entry.first(wanted[1]) or "" for entry in entries}
+
+    def _changed_as_seen_here(self, view: View) -> dict[str, datetime]:
+        """When each leaf was last written, by our own clock and never before we were there to see it.
+
+        The directory's clock is not ours, ours may be set, and nobody moved a leaf while we were away: taken by the
+        times of the directory, an agent would be given up before it had its time.
+        """
+        now, elapsed = self.clock(), self.elapsed()
+        versions = {leaf.dn: (leaf, view.changed[leaf.dn]) for leaf in view.leaves if leaf.dn in view.changed}
+        known = self._seen
+        self._seen = {
+            dn: known[dn] if dn in known and known[dn][0] == version else (version, elapsed)
+            for dn, version in versions.items()
+        }
+        return {dn: now - timedelta(seconds=elapsed - since) for dn, (_, since) in self._seen.items()}
 
     def _stays_refused(self, leaf: Leaf) -> bool:
         known = self.refused.get(key_of(leaf))

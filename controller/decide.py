@@ -43,9 +43,9 @@ class Bounds:
 class View:
     """What was read: every leaf that has not ended.
 
-    `changed` says when a leaf was last written, where the directory tells. `complete` are timestamps of runs whose
-    leaves are all there for certain. `only` are the folded names of the machines to act on; None means all. `nodes` are
-    the nodes of machines, by folded name, where they matter: when a snapshot has been standing for long.
+    `changed` says when a leaf was last seen to be written, where the directory tells. `complete` are timestamps of runs
+    whose leaves are all there for certain. `only` are the folded names of the machines to act on; None means all.
+    `nodes` are the nodes of machines, by folded name, where they matter: when a snapshot has been standing for long.
     """
 
     leaves: tuple[Leaf, ...]
