@@ -126,6 +126,11 @@ class Slapd:
         if self.process is not None:
             self.process.kill(signal.SIGCONT)
 
+    def set_database(self, attribute: str, value: str) -> None:
+        """Set one attribute of the data's database, such as olcReadOnly; it holds at once."""
+        name = "olcDatabase={1}mdb,cn=config"
+        self.modify(f"dn: {name}\nchangetype: modify\nreplace: {attribute}\n{attribute}: {value}\n")
+
     def add(self, ldif: str, identity: Identity | None = None) -> None:
         """Add entries, as the server's owner or as an identity."""
         programs.run(["ldapadd", *self._login(identity)], text=ldif)

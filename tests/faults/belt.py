@@ -3,23 +3,30 @@
 All ways are read off the table of modes. A mode whose work cannot be held, or that no way leads to, has no cell.
 """
 
+import contextlib
 import re
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
+import libvirt
+
+from lab import services
 from lab.cluster import Lab
 from lab.machines import Machine, MachineSpec
-from lab.processes import Process
+from lab.processes import Process, stop
 from lab.waiting import until
 from tests.cluster import sets
 from tests.cluster.plain import Plain
-from tests.faults.held_agent import place_of, reached
+from tests.faults.faulty_filesystem import Faulty
+from tests.faults.held_agent import clock_of, place_of, reached
 from tests.faults.test_restore_killed import copied_set
+from tests.slapd.unreliable_wire import UnreliableWire
 from vmkeep.contract.modes import ROWS, Circle, Kind, Mode, asked, done, modes
 
 LIMIT = 150.0
@@ -86,14 +93,19 @@ class Place:
 
 @dataclass
 class Belt:
-    """The machines of one node, and its agent, which a test holds."""
+    """The machines of one node, and its agent, which a test holds and which sees the directory through a wire."""
 
     lab: Lab
     folder: Path
     agent_settings: Path
+    wire: UnreliableWire
+    backup: Faulty
     places: dict[str, Place] = field(default_factory=dict)
     turns: int = 0
+    libvirtd: Process | None = None
     _newest: float = 0.0
+    _definitions: dict[str, str] = field(default_factory=dict)
+    _second: Process | None = None
 
     @property
     def plain(self) -> Plain:
@@ -121,9 +133,42 @@ class Belt:
             place.working = AT_WORK[(number + self.turns) % len(AT_WORK)]
             place.tries = 0
         self.turns += 1
+        self._switch_all_on()
+        self.libvirtd = self.lab.nodes[self.node].libvirtd
         self._bring_all_to_their_doorsteps()
         for place in self.places.values():
             place.asked = self._oldest_other(place) if place.working is Mode.DELETING else place.leaf
+
+    def _switch_all_on(self) -> None:
+        for place in self.places.values():
+            domain = place.machine.node.domain(place.machine.name)
+            if not domain.isActive():
+                domain.create()
+        for place in self.places.values():
+            self.lab.wait_for_count(place.machine.name, 2, LIMIT)
+
+    def remember_definitions(self) -> None:
+        """What `define_again` goes by."""
+        for name, place in self.places.items():
+            domain = place.machine.node.domain(name)
+            self._definitions[name] = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+
+    def define_again(self) -> None:
+        """Define what is defined no more."""
+        for name, place in self.places.items():
+            connection = place.machine.node.connection()
+            if name not in [
+                each.name() for each in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT)
+            ]:
+                connection.defineXML(self._definitions[name])
+
+    def let_go_who_waited_for_room(self) -> None:
+        """As an admin does with machines that QEMU paused because an image could not grow."""
+        for name, place in self.places.items():
+            with contextlib.suppress(libvirt.libvirtError):
+                domain = place.machine.node.domain(name)
+                if domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]:
+                    domain.resume()
 
     def _bring_all_to_their_doorsteps(self) -> None:
         deadline = time.monotonic() + LIMIT
@@ -197,15 +242,30 @@ class Belt:
         """It, where it runs."""
         return self.lab.process(f"nodeagent {self.node}")
 
+    def start_second_agent(self) -> None:
+        """Another one of the same node, which should not be."""
+        command: list[str | Path] = [services.script("vmkeep-nodeagent"), "--settings", self.agent_settings, "serve"]
+        self._second = services.serve("second agent", command, self.folder / "second.log", lambda _process: None)
+
+    def end_second_agent(self) -> None:
+        """It dies."""
+        if self._second is not None:
+            stop([self._second], grace=0)
+
+    def shift_clock(self, seconds: int) -> None:
+        """What the agent takes for the time, from now on."""
+        clock_of(self.folder).write_text(str(seconds))
+
     def signal_agent(self, number: int) -> None:
         """Send it a signal."""
         if (agent := self.agent()) is not None:
             agent.kill(number)
 
-    def hold(self) -> None:
-        """Ask for all the work of this turn; returns when all of it is held."""
+    def hold(self, elsewhere: Mapping[Mode, tuple[str, ...]] = MappingProxyType({})) -> None:
+        """Ask for all the work of this turn; returns when all of it is held, in some modes elsewhere than always."""
         for place in self.places.values():
-            self._file(place).write_text("\n".join(HOLDS[place.working]))
+            patterns = elsewhere.get(place.working, HOLDS[place.working])
+            self._file(place).write_text("\n".join(patterns))
             self.plain.ask(place.machine.name, place.asked, asked(place.working))
         for place in self.places.values():
             until(f"{place.machine.name} to be held at {place.working}", lambda p=place: self._is_held(p), LIMIT)
@@ -238,15 +298,19 @@ class Belt:
         """The leaf of this turn's work, None where it is gone."""
         return self.leaves().get((place.machine.name, place.asked))
 
-    def wait_until_all_rest(self, limit: float = LIMIT) -> dict[str, Leaf | None]:
-        """What became of each machine's work of this turn."""
+    def wait_until_rest(
+        self, working: frozenset[Mode] = frozenset(AT_WORK), limit: float = LIMIT
+    ) -> dict[str, Leaf | None]:
+        """What became of each machine's work of this turn, in these modes."""
 
         def resting() -> dict[str, Leaf | None] | None:
             leaves = self.leaves()
-            found = {name: leaves.get((name, place.asked)) for name, place in self.places.items()}
+            found = {
+                name: leaves.get((name, place.asked)) for name, place in self.places.items() if place.working in working
+            }
             return found if all(leaf is None or is_at_rest(leaf) for leaf in found.values()) else None
 
-        return until(f"all work to end: {self._told}", resting, limit, 0.05)
+        return until(f"work to end ({', '.join(working)}): {self._told}", resting, limit, 0.05)
 
     @property
     def _told(self) -> dict[str, str]:

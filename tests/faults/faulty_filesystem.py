@@ -1,6 +1,6 @@
 """A filesystem that shows a folder at another place, and fails there as a test tells it to.
 
-Run as `python -m tests.faults.faulty_filesystem SOURCE MOUNTPOINT ORDERS`; the file ORDERS holds lines `operation errno`
+Run as `python -m tests.faults.faulty_filesystem SOURCE MOUNTPOINT ORDERS`; ORDERS is a file of lines `operation errno`
 such as `fsync EIO`, read at each operation. To let it hang, stop the process; to end it, unmount.
 """
 

@@ -1,18 +1,21 @@
 """An agent that waits at lines of its journals that a test names, until the test lets it go.
 
 Run as `python -m tests.faults.held_agent FOLDER ARGUMENT…`, the arguments being vmkeep-nodeagent's. A file in FOLDER
-named by machine and mode holds patterns of lines such as `ended save`; `.reached` beside it says that its work waits after that
-line, and does so for as long as the file is there.
+named by machine and mode holds patterns of lines such as `ended save`; `.reached` beside it says that its work waits
+after that line, and does so for as long as the file is there. The file `clock` says by how many seconds its clock errs.
 """
 
+import functools
 import sys
 import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from nodeagent import assembly
 from nodeagent.cli import main
 from nodeagent.journal import Journal
+from nodeagent.steps import Host
 
 _append = Journal._append
 
@@ -48,6 +51,25 @@ def _names(place: Path, line: str) -> bool:
         return False
 
 
+def clock_of(folder: Path) -> Path:
+    """The file that shifts its clock."""
+    return folder / "clock"
+
+
+def err_by_what_is_told_in(folder: Path) -> None:
+    """Give the agent another clock: it takes one as an argument."""
+
+    def clock() -> float:
+        try:
+            return time.time() + float(clock_of(folder).read_text() or 0)
+        except FileNotFoundError:
+            return time.time()
+
+    assembly.Host = functools.partial(Host, wall_clock=clock)  # type: ignore[assignment, misc]
+
+
 if __name__ == "__main__":
-    hold_at_lines_named_in(Path(sys.argv.pop(1)))
+    told_in = Path(sys.argv.pop(1))
+    hold_at_lines_named_in(told_in)
+    err_by_what_is_told_in(told_in)
     main()

@@ -380,6 +380,15 @@ def changed_by_another_start(before: dict[str, Picture], machines: list[Machine]
     return found
 
 
+def told(machine: Machine) -> str:
+    """How a machine stands, for a person who wants to know why."""
+    try:
+        state = machine.node.domain(machine.name).state()
+    except libvirt.libvirtError as why:
+        state = str(why)
+    return f"{machine.name}: libvirt says {state}, its guest {machine.serial.read_bytes()[-120:]!r}"
+
+
 def is_up(machine: Machine) -> bool:
     """Whether it runs and counts, now."""
     last = ticks.last_count(machine.serial)

@@ -6,10 +6,9 @@ What comes back is one cell for each mode of work that was hit.
 import time
 from dataclasses import dataclass, field
 
-from lab.waiting import until
 from tests.faults.belt import Belt, Leaf, Place, is_failed, mode_of
 from tests.faults.catalogue import Fault
-from tests.faults.invariants import OFF, RUNNING, Story, Violation, World, changed_by_another_start, is_up
+from tests.faults.invariants import OFF, RUNNING, Story, Violation, World, changed_by_another_start, is_up, told
 from vmkeep.contract.modes import Mode, done
 
 BACK_WITHIN = 60.0
@@ -36,12 +35,14 @@ def strike(belt: Belt, world: World, fault: Fault) -> dict[Mode, Cell]:
     """Bring every machine to its doorstep, hit, let go, heal, and check all that must hold."""
     belt.turn()
     world.look(*(place.machine for place in belt.places.values()))
-    belt.hold()
+    belt.hold(fault.holds)
     fault.strike(belt)
     began = time.monotonic()
     belt.release()
     if not fault.guests_wait:
         _wait_until_up(belt, fault)
+    if fault.goes_on:
+        belt.wait_until_rest(fault.goes_on)
     fault.heal(belt)
     if fault.guests_wait:
         began = time.monotonic()
@@ -49,16 +50,19 @@ def strike(belt: Belt, world: World, fault: Fault) -> dict[Mode, Cell]:
         belt.start_agent()
     _wait_until_up(belt, fault)
     up = time.monotonic() - began
-    ended = belt.wait_until_all_rest()
+    ended = belt.wait_until_rest()
     found = world.violations({name: story(fault, place, ended[name]) for name, place in belt.places.items()})
     found += _another_start(belt)
     return {place.working: _cell(fault, place, ended[name], up, found) for name, place in belt.places.items()}
 
 
 def _wait_until_up(belt: Belt, fault: Fault) -> None:
-    for place in belt.places.values():
-        if not fault.takes_power:
-            until(f"{place.machine.name} to be up again", lambda p=place: is_up(p.machine), BACK_WITHIN)
+    deadline = time.monotonic() + BACK_WITHIN
+    for place in belt.places.values() if not fault.takes_power else ():
+        while not is_up(place.machine):
+            assert time.monotonic() < deadline, (
+                f"{place.working}: not up after {BACK_WITHIN:g} s: {told(place.machine)}"
+            )
 
 
 def story(fault: Fault, place: Place, leaf: Leaf | None) -> Story:

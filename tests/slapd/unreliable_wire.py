@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ def operation_of(message: bytes) -> int:
 
 
 class UnreliableWire:
-    """Listens on `path` and forwards to `server`. `seen` counts requests by operation."""
+    """Listens on `path` and forwards to `server`. `seen` counts requests by operation; `slow`: seconds each takes."""
 
     def __init__(self, path: Path, server: Path) -> None:
         self.uri = f"ldapi://{quote(str(path), safe='')}"
@@ -24,8 +25,11 @@ class UnreliableWire:
         self.lose_answer_to: list[int] = []
         self.lose_request: list[int] = []
         self.silent = threading.Event()
+        self.slow = 0.0
+        self._is_cut = False
         self._server = server
         self._sockets: list[socket.socket] = []
+        self._losing: dict[socket.socket, threading.Event] = {}
         self._threads: list[threading.Thread] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
@@ -38,6 +42,20 @@ class UnreliableWire:
         for thread in self._threads:
             thread.join(5)
 
+    def cut(self) -> None:
+        """End every connection and take no new one, until `mend`."""
+        self._is_cut = True
+        for each in self._sockets:
+            _end(each)
+
+    def mend(self) -> None:
+        """Take connections again."""
+        self._is_cut = False
+
+    def lose_answers_to_writes(self, number: int) -> None:
+        """Of the next so many writes: the server does them, and nobody hears of it."""
+        self.lose_answer_to[:] = [MODIFY] * number
+
     def _start(self, target: object, *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
         self._threads.append(thread)
@@ -47,6 +65,9 @@ class UnreliableWire:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self._is_cut:
+                    _end(client)
+                    continue
                 server = socket.socket(socket.AF_UNIX)
                 self._sockets += [client, server]
                 try:
@@ -62,6 +83,7 @@ class UnreliableWire:
             while message := client.recv(65536):
                 operation = operation_of(message)
                 self.seen.append(operation)
+                time.sleep(self.slow)
                 if self.silent.is_set():
                     continue
                 if operation in self.lose_request:
@@ -77,18 +99,15 @@ class UnreliableWire:
 
     def _lose_answer(self, client: socket.socket, server: socket.socket, message: bytes) -> None:
         """Let the server do it, wait until it has, and say nothing."""
-        fresh = threading.Event()
-        self._losing = (server, fresh)
+        fresh = self._losing[server] = threading.Event()
         server.sendall(message)
         fresh.wait(5)
-
-    _losing: tuple[socket.socket, threading.Event] | None = None
 
     def _forward_answers(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while answer := server.recv(65536):
-                if self._losing and self._losing[0] is server:
-                    self._losing[1].set()
+                if server in self._losing:
+                    self._losing[server].set()
                     return
                 if not self.silent.is_set():
                     client.sendall(answer)
