@@ -8,7 +8,7 @@ WORKERS ?= 2
 # Labs mount, and start daemons in namespaces of their own: root's work.
 ROOT   := $(if $(filter 0,$(shell id -u)),,$(if $(shell command -v sudo),sudo))
 
-.PHONY: demo test faults check format bench docs packages environment clean
+.PHONY: demo test faults every-boundary check format bench docs packages environment clean
 
 environment: $(STAMP)
 
@@ -28,7 +28,12 @@ demo: packages $(STAMP)
 test: packages $(STAMP)
 	$(ROOT) env CI=$(CI) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
+# Random work and faults for MINUTES, or CYCLES of them; everything is chosen by SEED.
 faults: packages $(STAMP)
+	$(ROOT) $(BIN)/python -m tests.faults $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(CYCLES),--cycles $(CYCLES))
+
+# Killed at every boundary, where `make test` tries a selection.
+every-boundary: packages $(STAMP)
 	$(ROOT) $(BIN)/python -m pytest tests/faults --all-faults
 
 check: packages $(STAMP)

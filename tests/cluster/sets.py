@@ -15,8 +15,12 @@ def directory_of(machine: Machine, leaf: str) -> Path:
     return machine.node.backup / vmtype / pool / machine.name / leaf
 
 
+def manifest_of(folder: Path) -> Path:
+    return folder / f"manifest.json.{folder.name}"
+
+
 def manifest(folder: Path) -> dict:
-    return json.loads((folder / f"manifest.json.{folder.name}").read_text())
+    return json.loads(manifest_of(folder).read_text())
 
 
 def assert_digests(folder: Path) -> None:

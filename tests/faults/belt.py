@@ -100,6 +100,7 @@ class Belt:
     agent_settings: Path
     wire: UnreliableWire
     backup: Faulty
+    controller_settings: Path = Path()
     places: dict[str, Place] = field(default_factory=dict)
     turns: int = 0
     libvirtd: Process | None = None
@@ -117,9 +118,9 @@ class Belt:
 
     # machines
 
-    def fill(self, spec: MachineSpec) -> None:
-        """One machine for each mode of work."""
-        machines = self.lab.add_machines([spec] * len(AT_WORK))
+    def fill(self, spec: MachineSpec, number: int = len(AT_WORK)) -> None:
+        """Machines, one for each mode of work."""
+        machines = self.lab.add_machines([spec] * number)
         for number, machine in enumerate(machines):
             method = METHODS[number % len(METHODS)]
             self.plain.add_backup_subtree(machine.name, sstBackupNumberOfIterations="90")
@@ -133,13 +134,14 @@ class Belt:
             place.working = AT_WORK[(number + self.turns) % len(AT_WORK)]
             place.tries = 0
         self.turns += 1
-        self._switch_all_on()
-        self.libvirtd = self.lab.nodes[self.node].libvirtd
+        self.switch_all_on()
         self._bring_all_to_their_doorsteps()
         for place in self.places.values():
             place.asked = self._oldest_other(place) if place.working is Mode.DELETING else place.leaf
 
-    def _switch_all_on(self) -> None:
+    def switch_all_on(self) -> None:
+        """Start what is off; returns when every machine counts."""
+        self.libvirtd = self.lab.nodes[self.node].libvirtd
         for place in self.places.values():
             domain = place.machine.node.domain(place.machine.name)
             if not domain.isActive():
@@ -208,14 +210,14 @@ class Belt:
     def _write(self, place: Place, mode: Mode) -> None:
         name = place.machine.name
         if mode is _NEW:
-            place.leaf = self._unused_timestamp()
+            place.leaf = self.unused_timestamp()
             self.plain.add_leaf(name, place.leaf)
         elif mode is Mode.FINISHED:
             self.plain.finish(name, place.leaf)
         else:
             self.plain.ask(name, place.leaf, mode)
 
-    def _unused_timestamp(self) -> str:
+    def unused_timestamp(self) -> str:
         """Of now, or the second after the newest there is."""
         self._newest = max(time.time(), self._newest + 1)
         return datetime.fromtimestamp(self._newest, UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -4,7 +4,6 @@ They strike while every machine on the belt is held at work in another mode.
 """
 
 import contextlib
-import errno
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -84,7 +83,8 @@ def _kill_directory(belt: Belt) -> None:
 
 
 def _start_directory(belt: Belt) -> None:
-    belt.lab.start_directory()
+    if belt.lab.process("slapd") is None:
+        belt.lab.start_directory()
 
 
 def _stop_directory(belt: Belt) -> None:
@@ -136,7 +136,8 @@ def _kill_libvirtd(belt: Belt) -> None:
 
 
 def _start_libvirtd(belt: Belt) -> None:
-    belt.lab.nodes[belt.node].restart_libvirtd()
+    if belt.lab.nodes[belt.node].libvirtd is None:
+        belt.lab.nodes[belt.node].restart_libvirtd()
 
 
 def _signal_libvirtd(number: int) -> Callable[[Belt], None]:
@@ -178,14 +179,10 @@ def _define_all(belt: Belt) -> None:
 def fill(folder: Path) -> None:
     """Leave no room on the filesystem of a folder."""
     with (folder / "filler").open("wb", buffering=0) as file:
-        size = os.statvfs(folder).f_bavail * os.statvfs(folder).f_bsize
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-            while True:
-                file.seek(0, os.SEEK_END)
-                file.write(bytes(4096))
-        except OSError as why:
-            assert why.errno == errno.ENOSPC, why
+        for size in (64 << 20, 1 << 20, 4096):
+            with contextlib.suppress(OSError):  # no room for so much; for less there may be
+                while True:
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), size)
 
 
 def make_room(folder: Path) -> None:
@@ -293,12 +290,12 @@ CATALOGUE = (
     ),
     Fault("switched off by an admin", "people", _switch_all_off, takes_power=True),
     Fault("domain undefined", "people", _undefine_all, _define_all),
-    Fault("image moved away", "people", _move_images_away, _move_images_back, guests_wait=True),
+    Fault("image moved away", "people", _move_images_away, _move_images_back, guests_wait=True, may_fail=EVERY),
     Fault("leaf deleted", "people", _delete_leaves, leaves_end="gone"),
     Fault("leaf failed by hand", "people", _fail_leaves, leaves_end="failed with 1"),
     Fault("machine moved to a node", "people", _move_machines("node-99.lab.example"), _move_machines("")),
     Fault("RAM disk full", "host", _fill_ram, _empty_ram, holds={Mode.SNAPSHOTTING: ("began save", "began freeze")}),
-    Fault("retain full", "host", _fill_store, _empty_store, guests_wait=True),
+    Fault("retain full", "host", _fill_store, _empty_store, guests_wait=True, may_fail=EVERY),
     Fault("backup full", "host", _backup(write="ENOSPC"), _backup(), may_fail=frozenset({Mode.RETAINING})),
     Fault("backup EIO", "host", _backup(write="EIO", read="EIO"), _backup(), may_fail=AT_THE_BACKUP),
     Fault("backup failing fsync", "host", _backup(fsync="EIO"), _backup(), may_fail=frozenset({Mode.RETAINING})),

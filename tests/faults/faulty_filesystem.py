@@ -4,6 +4,7 @@ Run as `python -m tests.faults.faulty_filesystem SOURCE MOUNTPOINT ORDERS`; ORDE
 such as `fsync EIO`, read at each operation. To let it hang, stop the process; to end it, unmount.
 """
 
+import contextlib
 import errno
 import functools
 import os
@@ -165,6 +166,12 @@ for _name, _work in list(vars(_Shown).items()):
 
 
 if __name__ == "__main__":
-    FUSE(
-        _Shown(sys.argv[1], sys.argv[3]), sys.argv[2], foreground=True, nothreads=False, max_threads=4, allow_other=True
-    )
+    with contextlib.suppress(RuntimeError):  # somebody unmounted it: how it always ends
+        FUSE(
+            _Shown(sys.argv[1], sys.argv[3]),
+            sys.argv[2],
+            foreground=True,
+            nothreads=False,
+            max_threads=4,
+            allow_other=True,
+        )

@@ -29,9 +29,9 @@ from tests.faults.writes import Write, is_at_work, writes_of
 RUNNING, PAUSED, OFF = libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTOFF
 # Where a set's own files may lie in retain, and the live image may stand on one of them.
 _NOT_YET_MERGED = ("snapshot", "snapshotting", "snapshotted", "merge", "merging")
+_MAKES_A_SET = (*_NOT_YET_MERGED, "merged", "retain", "retaining")
 _USES_RETAIN = (
-    *_NOT_YET_MERGED,
-    *("merged", "retain", "retaining", "retained"),
+    *(*_MAKES_A_SET, "retained"),
     *("unretainingSmallFiles", "unretainedSmallFiles", "unretainLargeFiles", "unretainingLargeFiles"),
     *("unretainedLargeFiles", "restore", "restoring", "restored"),
 )
@@ -116,10 +116,17 @@ def picture(machine: Machine) -> Picture:
         domain.UUIDString(),
         domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE),
         tuple(disk.stat().st_ino for disk in machine.disks),
-        machine.serial.stat().st_size if machine.serial.exists() else 0,
-        ticks.last_count(machine.serial),
+        *_told_so_far(machine.serial),
         good_sets(machine),
     )
+
+
+def _told_so_far(serial: Path) -> tuple[int, int]:
+    """The length of the whole lines of a serial log, and the newest count in them: no line may be cut in two."""
+    lines = serial.read_bytes() if serial.exists() else b""
+    whole = lines[: lines.rfind(b"\n") + 1]
+    counts = [int(found[1]) for found in _EVENT.finditer(whole[-8192:]) if found[1] is not None]
+    return len(whole), (counts or [0])[-1]
 
 
 def good_sets(machine: Machine) -> dict[str, Files]:
@@ -295,7 +302,11 @@ class _Check:
             if f"/{name}/" in f"/{path}" and not (stamp and modes.get(stamp[0], "") in _USES_RETAIN):
                 yield f"{path} lies in retain, and no leaf says why"
         for root in (node.backup, node.retain, self.machine.disks[0].parent):
-            yield from (f"{path} was left" for path in files_below(root) if ".partial" in path and name in path)
+            for path in files_below(root):
+                stamp = _SET_NAME.search(path)
+                is_made = stamp and modes.get(stamp[0], "") in _MAKES_A_SET
+                if ".partial" in path and name in path and not is_made:
+                    yield f"{path} was left"
         for path in self.machine.disks[0].parent.iterdir():
             stamp = _SET_NAME.search(path.name)
             if name in path.name and stamp and modes.get(stamp[0], "") not in _NOT_YET_MERGED:
@@ -315,8 +326,12 @@ class _Check:
                 yield f"its good set {stamp} was changed: {files} is {files_of(folder)}"
 
     def _visible_sets(self) -> Iterator[str]:
+        modes = self._modes()
         for folder in _set_folders(self.machine):
-            if folder.name not in self.story.deleted and (wrong := _wrong_in(folder, files_of(folder))):
+            is_made = modes.get(folder.name, "") in _MAKES_A_SET and not sets.manifest_of(folder).exists()
+            if folder.name in self.story.deleted or is_made:
+                continue
+            if wrong := _wrong_in(folder, files_of(folder)):
                 yield wrong
 
     def _actors(self) -> Iterator[str]:

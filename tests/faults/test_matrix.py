@@ -5,38 +5,21 @@ The cells are made from the table of modes. One strike hits all modes at once, e
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import libvirt
 import pytest
 
-from lab.cluster import Lab, LabOptions
 from lab.errors import LabError
-from lab.hypervisor import NodeOptions
 from lab.machines import MachineSpec
-from lab.slapd import SlapdOptions
 from tests.conftest import ClusterFactory
 from tests.faults.belt import AT_WORK, HOLDS, Belt, doorstep, way
 from tests.faults.catalogue import CATALOGUE, Fault
-from tests.faults.faulty_filesystem import faulty_filesystem
 from tests.faults.invariants import World
+from tests.faults.stage import stage
 from tests.faults.strikes import Cell, strike
-from tests.slapd.unreliable_wire import UnreliableWire
 from vmkeep.contract.modes import Mode
 
 SPEC = MachineSpec(period_ms=100)
-
-
-def agent_settings(lab: Lab, wire: UnreliableWire, folder: Path) -> Path:
-    """Those of the lab's node, over a wire, and less patient with libvirt and the directory."""
-    [node] = lab.nodes
-    text = lab.agent_settings(node).read_text().replace(lab.directory.uri, wire.uri)
-    text = text.replace(
-        "\n[directory]\n", "libvirt_seconds = 5\n\n[directory]\ntimeout_seconds = 2\nprobe_seconds = 2\n"
-    )
-    path = folder / "nodeagent.toml"
-    path.write_text(text)
-    return path
 
 
 @dataclass
@@ -69,20 +52,11 @@ class Matrix:
 
 @pytest.fixture(scope="module")
 def matrix(cluster: ClusterFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
-    """Images and retain directory lie on a filesystem of their own, the backup directory on one that fails as told."""
-    folder = tmp_path_factory.mktemp("belt")
-    with faulty_filesystem(tmp_path_factory.mktemp("backup") / "faulty") as backup:
-        node = NodeOptions(store_mib=2048, backup=backup.folder)
-        lab = cluster(LabOptions(nodes=1, machines=0, slapd=SlapdOptions(audit=True, synchronous=False), node=node))
-        wire = UnreliableWire(Path(lab.directory.sockets) / "wire", lab.directory.socket)
-        belt = Belt(lab, folder, agent_settings(lab, wire, folder), wire, backup)
+    with stage(tmp_path_factory.mktemp("stage"), cluster) as belt:
         belt.fill(SPEC)
         belt.start_agent()
-        yield (found := Matrix(belt, World(lab)))
+        yield (found := Matrix(belt, World(belt.lab)))
         print("", *(cell for cells in found.cells.values() for cell in cells.values()), sep="\n")
-        belt.end_second_agent()
-        lab.down()
-        wire.close()
 
 
 @pytest.mark.parametrize("mode", AT_WORK)

@@ -1,0 +1,212 @@
+"""Seeded random sequences: machines are backed up, restored and pruned by hand, and several faults strike meanwhile.
+
+One cycle after the other; after each everything is let go, comes to rest, and all that must hold is looked at.
+"""
+
+import contextlib
+import random
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lab import services
+from lab.errors import LabError
+from tests.faults.belt import Belt, Leaf, is_at_rest, is_failed, mode_of
+from tests.faults.catalogue import CATALOGUE, Fault
+from tests.faults.invariants import OFF, RUNNING, Story, Violation, World, told
+from vmkeep.contract.modes import ROWS, Mode
+
+METHODS = ("save", "live", "disk")
+_LONGEST_REST, _LONGEST_FAULT, _SETTLED = 300.0, 4.0, 12.0
+# What hits a leaf that a cycle has no hold on, or leaves what only a person can put right, is for the matrix alone.
+_NOT_HERE = ("people",)
+
+
+def _kill_controller(belt: Belt) -> None:
+    belt.lab.kill_controller()
+
+
+def _start_controller(belt: Belt) -> None:
+    if belt.lab.process("controller") is None:
+        belt.lab.serve_controller(
+            [services.script("vmkeep-controller"), "--settings", belt.controller_settings, "serve"]
+        )
+
+
+FAULTS = (
+    *(fault for fault in CATALOGUE if fault.part not in _NOT_HERE),
+    Fault("controller killed", "controller", _kill_controller, _start_controller),
+)
+
+
+@dataclass
+class Cycle:
+    """What was done in one: an operation for each machine, and faults with the moment and the length of each."""
+
+    number: int
+    work: dict[str, str]
+    faults: list[tuple[Fault, float, float]]
+
+    def __str__(self) -> str:
+        struck = ", ".join(f"{fault.name} at {at:.1f} s for {length:.1f} s" for fault, at, length in self.faults)
+        worked = ", ".join(f"{machine} {work}" for machine, work in self.work.items())
+        return f"cycle {self.number}: {worked}; {struck}"
+
+
+@dataclass
+class Wandering:
+    """A belt on which agent and controller serve. `say` takes one line."""
+
+    belt: Belt
+    say: Callable[[str], None] = print
+    struck: Counter[str] = field(default_factory=Counter)
+    asked: dict[str, str] = field(default_factory=dict)
+
+    def cycle(self, number: int, chance: random.Random) -> list[Violation]:
+        """Choose, begin, strike, heal, rest, look."""
+        belt, world = self.belt, World(self.belt.lab)
+        self._settle()
+        leaves = belt.leaves()
+        work = {name: self._chosen(name, leaves, chance) for name in belt.places}
+        faults = self._chosen_faults(chance)
+        methods = {name: chance.choice(METHODS) for name in belt.places}
+        world.look(*(place.machine for place in belt.places.values()))
+        running = self._begin(work, methods, leaves)
+        self.say(str(Cycle(number, {name: f"{did} ({methods[name]})" for name, did in work.items()}, faults)))
+        try:
+            self._strike(faults)
+        finally:
+            ended = self._rest(number)
+            running.kill()
+            running.wait(20)
+        found = [Violation(name, "I3", f"its leaf does not come to rest: {leaf}") for name, leaf in ended.items()]
+        takes_power = any(fault.takes_power for fault, *_ in faults)
+        stories = {name: self._story(name, did, takes_power=takes_power) for name, did in work.items()}
+        return found + self._not_up(takes_power=takes_power) + world.violations(stories)
+
+    def _chosen(self, name: str, leaves: dict[tuple[str, str], Leaf], chance: random.Random) -> str:
+        good = _good(name, leaves)
+        possible = ["backup", "backup", *(["restore"] if good else []), *(["delete"] if len(good) > 1 else [])]
+        return chance.choice(possible)
+
+    def _chosen_faults(self, chance: random.Random) -> list[tuple[Fault, float, float]]:
+        faults = chance.sample(FAULTS, chance.randint(1, 3))
+        return [(fault, chance.uniform(0, 3), chance.uniform(0.2, _LONGEST_FAULT)) for fault in faults]
+
+    def _begin(
+        self, work: dict[str, str], methods: dict[str, str], leaves: dict[tuple[str, str], Leaf]
+    ) -> "subprocess.Popen[bytes]":
+        """Ask for everything; what runs is the controller's command for the backups."""
+        for name, method in methods.items():
+            self.belt.plain.modify(self.belt.lab.tree.machine_plan(name), f"replace vmkeepMethod {method}")
+        for name, did in work.items():
+            good = _good(name, leaves)
+            self.asked[name] = "" if did == "backup" else good[-1] if did == "restore" else good[0]
+            if did != "backup":
+                mode = Mode.UNRETAIN_SMALL_FILES if did == "restore" else Mode.DELETE
+                self.belt.plain.ask(name, self.asked[name], mode)
+        backups = [name for name, did in work.items() if did == "backup"]
+        program = [str(services.script("vmkeep-controller")), "--settings", str(self.belt.controller_settings), "run"]
+        with (self.belt.folder / "run.log").open("ab") as log:
+            return subprocess.Popen([*program, *(backups or ["nobody"])], stdout=log, stderr=log)
+
+    def _strike(self, faults: list[tuple[Fault, float, float]]) -> None:
+        """Each at its moment, and healed after its length; also where one heals what another has struck."""
+        began = time.monotonic()
+        moments = [(at, fault.strike) for fault, at, _ in faults]
+        moments += [(at + length, fault.heal) for fault, at, length in faults]
+        try:
+            for at, act in sorted(moments, key=lambda each: each[0]):
+                while time.monotonic() < began + at:
+                    self._go_on_with_restores()
+                    time.sleep(0.05)
+                with contextlib.suppress(LabError):
+                    act(self.belt)
+        finally:
+            self._heal(faults)
+
+    def _heal(self, faults: list[tuple[Fault, float, float]]) -> None:
+        belt = self.belt
+        for fault, *_ in faults:
+            self.struck[fault.name] += 1
+            with contextlib.suppress(LabError):
+                fault.heal(belt)
+        if belt.lab.process("slapd") is None:
+            belt.lab.start_directory()
+        if belt.lab.nodes[belt.node].libvirtd is None:
+            belt.lab.nodes[belt.node].restart_libvirtd()
+        belt.end_second_agent()
+        if belt.agent() is None:
+            belt.start_agent()
+        _start_controller(belt)
+
+    def _go_on_with_restores(self) -> None:
+        """The admin's part: having looked at the small files, ask for the large ones."""
+        try:
+            leaves = self.belt.leaves()
+        except LabError:
+            return  # the directory is away
+        for (name, stamp), leaf in leaves.items():
+            if mode_of(leaf) is Mode.UNRETAINED_SMALL_FILES and not is_failed(leaf):
+                with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+                    self.belt.plain.ask(name, stamp, Mode.UNRETAIN_LARGE_FILES)
+
+    def _rest(self, number: int) -> dict[str, Leaf]:
+        """Until nothing is written any more; what does not come to rest."""
+        deadline, since, before = time.monotonic() + _LONGEST_REST, time.monotonic(), ""
+        restless: dict[str, Leaf] = {}
+        while time.monotonic() < deadline:
+            self._go_on_with_restores()
+            leaves = self.belt.leaves()
+            now = str(sorted((key, leaf) for key, leaf in leaves.items()))
+            if now != before:
+                before, since = now, time.monotonic()
+            restless = {key[0]: leaf for key, leaf in leaves.items() if not _is_over(leaf)}
+            if not restless and time.monotonic() - since > (_SETTLED if any(map(is_failed, leaves.values())) else 1):
+                return {}
+            time.sleep(0.2)
+        return restless
+
+    def _not_up(self, *, takes_power: bool) -> list[Violation]:
+        found = []
+        for place in self.belt.places.values() if not takes_power else ():
+            if place.machine.node.domain(place.machine.name).state()[0] != RUNNING:
+                found.append(Violation(place.machine.name, "I1", told(place.machine)))
+        return found
+
+    def _story(self, name: str, did: str, *, takes_power: bool) -> Story:
+        return Story(
+            restored=self.asked[name] if did == "restore" else "",
+            lost_power=takes_power,
+            states=(RUNNING, OFF) if takes_power else (),
+            deleted=(self.asked[name],) if did == "delete" else (),
+        )
+
+    def _settle(self) -> None:
+        """As an admin does in the morning: power on, back out of what failed, let failed leaves go."""
+        self.belt.switch_all_on()
+        for (name, stamp), leaf in self.belt.leaves().items():
+            if not is_failed(leaf):
+                continue
+            dn = self.belt.plain.leaf_dn(name, stamp)
+            if ROWS[mode_of(leaf)].mode in ROWS[Mode.FINISHED].follows:
+                self.belt.plain.modify(dn, "replace sstProvisioningReturnValue 0")
+                self.belt.plain.finish(name, stamp)
+            elif mode_of(leaf) not in (Mode.MERGING, Mode.RETAINING):
+                self.belt.plain.delete_tree(dn)
+
+
+def _is_over(leaf: Leaf) -> bool:
+    """Whether neither agent nor controller has anything to do for it."""
+    return is_failed(leaf) or mode_of(leaf) is Mode.FINISHED
+
+
+def _good(name: str, leaves: dict[tuple[str, str], Leaf]) -> list[str]:
+    finished = (key[1] for key, leaf in leaves.items() if key[0] == name and _is_good(leaf))
+    return sorted(finished)
+
+
+def _is_good(leaf: Leaf) -> bool:
+    return mode_of(leaf) is Mode.FINISHED and not is_failed(leaf) and is_at_rest(leaf)
