@@ -1,6 +1,8 @@
 """Puts an agent together from its settings; called by the command line and by whoever runs one in its own process."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from nodeagent.cycle import Agent
+from nodeagent.cycle import Agent, ProgressPace
 from nodeagent.host.cloning import can_clone
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import open_folder
@@ -47,6 +49,12 @@ class Assembly:
         settings = self.settings
         pairs = ((image, place) for image in settings.image_roots for place in settings.allowed_roots)
         return {f"{image} → {place}": _can_clone(image, place) for image, place in pairs if _are_there(image, place)}
+
+    def tell_clones(self) -> None:
+        """Log them, in a thread of its own: a mount that hangs keeps nobody from work elsewhere."""
+        threading.Thread(
+            target=lambda: self.shop.log.info("clones", **self.clones()), name="clones", daemon=True
+        ).start()
 
     def stop_copying(self) -> None:
         """Ask copies at work to stop: they are begun anew by the next start. No machine stands still for them."""
@@ -92,7 +100,8 @@ def assemble(settings: NodeAgentSettings, wake: Callable[[], None]) -> Assembly:
         patience=Patience(),
         log=structlog.get_logger(node=settings.node),
     )
-    agent = Agent(shop, settings.node, settings.limits, settings.progress_seconds, wake)
+    pace = ProgressPace(settings.progress_seconds, settings.silent_seconds)
+    agent = Agent(shop, settings.node, settings.limits, pace, wake)
     return Assembly(agent, shop, settings)
 
 
@@ -120,7 +129,7 @@ def findings(assembly: Assembly) -> list[tuple[str, str, bool]]:
     asked += [
         ("clones", lambda: ", ".join(f"{pair}: {'yes' if can else 'no'}" for pair, can in assembly.clones().items()))
     ]
-    return [(what, *_ask(question)) for what, question in asked]
+    return [(what, *_ask(question, settings.check_seconds)) for what, question in asked]
 
 
 def _are_there(*roots: str) -> bool:
@@ -132,11 +141,23 @@ def _can_clone(source: str, target: str) -> bool:
         return can_clone(images, place)
 
 
-def _ask(question: Callable[[], str]) -> tuple[str, bool]:
+def _ask(question: Callable[[], str], seconds: float) -> tuple[str, bool]:
+    """In a thread of its own: who looks at a mount that hangs does not come back."""
+    answer: Future[str] = Future()
+    threading.Thread(target=_answer, args=(question, answer), daemon=True).start()
     try:
-        return question(), True
+        return answer.result(seconds), True
+    except TimeoutError:
+        return f"does not answer within {seconds:g} s", False
     except (TryLater, Refused, HostFailure, OSError) as why:
         return str(why), False
+
+
+def _answer(question: Callable[[], str], answer: "Future[str]") -> None:
+    try:
+        answer.set_result(question())
+    except (TryLater, Refused, HostFailure, OSError) as why:
+        answer.set_exception(why)
 
 
 def _found(entry: object, dn: str) -> str:

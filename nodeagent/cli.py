@@ -57,7 +57,7 @@ def _serve(settings: NodeAgentSettings) -> None:
     wakes.append(loop)
     try:
         with signals(loop), assembly.watch(loop.wake) as watcher:
-            log.info("clones", **assembly.clones())
+            assembly.tell_clones()
             log.info("watching", node=settings.node, directory=settings.directory.uri, kind=watcher.kind)
             loop.run()
         # What is at work survives being killed; a moment's grace saves the next start some asking.

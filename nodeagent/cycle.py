@@ -51,6 +51,9 @@ class Job:
     counter: Counter = field(default_factory=Counter)
     noted: int = 0
     noted_at: float = 0.0
+    moved: int = 0
+    moved_at: float = field(default_factory=time.monotonic)
+    is_silent: bool = False
 
     @property
     def key(self) -> tuple[str, str, Mode]:
@@ -58,11 +61,19 @@ class Job:
         return self.machine, self.timestamp, self.mode
 
 
+@dataclass(frozen=True)
+class ProgressPace:
+    """Least seconds between two notes of progress, and after how many without any that is told."""
+
+    noted: float = 5.0
+    silent: float = 600.0
+
+
 class Agent:
     """Everything this node does. `wake` asks the loop for another cycle."""
 
     def __init__(
-        self, shop: Workshop, node: str, limits: LimitSettings, progress_seconds: float, wake: Callable[[], None]
+        self, shop: Workshop, node: str, limits: LimitSettings, pace: ProgressPace, wake: Callable[[], None]
     ) -> None:
         self._shop = shop
         self._node = node
@@ -75,7 +86,7 @@ class Agent:
             Mode.RESTORING: limits.restores,
             Mode.DELETING: limits.deletions,
         }
-        self._progress_seconds = progress_seconds
+        self._pace = pace
         self._wake = wake
         self._kept: set[tuple[str, bool]] = set()  # leaves whose replaced files stay, and whether by request
         self._left: set[str] = set()  # leaves out of sight whose files stay
@@ -99,6 +110,7 @@ class Agent:
             except Refused as why:
                 self._shop.log.error(why.sentence, machine=leaf.machine, leaf=leaf.timestamp)  # noqa: TRY400 - no bug
         self._note_progress()
+        self._tell_of_silence()
         self._shop.metrics.cycles.inc()
         with self._lock:
             self._shop.metrics.show_modes(job.mode for job in self._jobs.values())
@@ -277,7 +289,7 @@ class Agent:
         with self._lock:
             jobs = [job for job in self._jobs.values() if job.leaf is not None and job.counter.total]
         for job in jobs:
-            if job.counter.done > job.noted and now - job.noted_at >= self._progress_seconds:
+            if job.counter.done > job.noted and now - job.noted_at >= self._pace.noted:
                 job.noted, job.noted_at = job.counter.done, now
                 self._note(job)
 
@@ -295,10 +307,37 @@ class Agent:
         except Refused as why:
             self._shop.log.warning(why.sentence, machine=job.machine)
 
+    def _tell_of_silence(self) -> None:
+        """Say once of work that hangs: a mount or a daemon that does not answer blocks it, and no other machine's."""
+        now = time.monotonic()
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            if job.counter.done != job.moved:
+                job.moved, job.moved_at, job.is_silent = job.counter.done, now, False
+            elif not job.is_silent and now - job.moved_at >= self._pace.silent:
+                job.is_silent = True
+                self._tell_silent(job)
+        self._shop.metrics.silent.set(sum(job.is_silent for job in jobs))
+
+    def _tell_silent(self, job: Job) -> None:
+        sentence = (
+            f"{job.machine}: no progress in {job.mode} for {self._pace.silent:g} s; if a mount or libvirt hangs on "
+            f"{self._node}, mend that: the work goes on by itself then"
+        )
+        self._shop.log.warning(sentence, machine=job.machine, mode=job.mode)
+        if job.leaf is None:
+            return
+        try:
+            if self._shop.catalogue.note(job.leaf, {Attribute.MESSAGE: (sentence,)}) is Claim.WON:
+                job.leaf = replace(job.leaf, has_leaf_class=True)
+        except Refused as why:
+            self._shop.log.warning(why.sentence, machine=job.machine)
+
     def _next_turn(self) -> float | None:
         now = time.monotonic()
         self._not_before = {key: until for key, until in self._not_before.items() if until > now}
-        return min(self._progress_seconds, _AGAIN_SECONDS) if self.is_busy or self._not_before else None
+        return min(self._pace.noted, _AGAIN_SECONDS) if self.is_busy or self._not_before else None
 
 
 def _figures_of_before(leaf: Leaf) -> dict[str, Sequence[str]]:

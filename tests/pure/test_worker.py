@@ -14,7 +14,7 @@ from prometheus_client import generate_latest
 
 from lab.waiting import until
 from nodeagent.assembly import assemble
-from nodeagent.cycle import Agent
+from nodeagent.cycle import Agent, ProgressPace
 from nodeagent.host.locks import machine_lock
 from nodeagent.journal import Outcome
 from nodeagent.order import Order
@@ -103,7 +103,7 @@ def _drop(_logger: object, _name: str, _event: object) -> Any:
 
 @pytest.fixture
 def agent(shop: Workshop, gate: Gate) -> Iterator[Agent]:
-    agent = Agent(shop, "n1", LimitSettings(merges=1, snapshots=1), 0.0, lambda: None)
+    agent = Agent(shop, "n1", LimitSettings(merges=1, snapshots=1), ProgressPace(0.0), lambda: None)
     yield agent
     gate.open.set()
     assert agent.wait(10)
@@ -250,7 +250,7 @@ def test_a_claim_takes_the_progress_of_the_step_before_away(shop: Workshop, gate
     shop.catalogue.store.replace(leaf.dn, changes | dict.fromkeys(figures, ("100",)))
     before = shop.catalogue.leaf(DN)
     assert before is not None and before.percent == 100
-    Agent(shop, "n1", LimitSettings(), 1.0, lambda: None).cycle()
+    Agent(shop, "n1", LimitSettings(), ProgressPace(1.0), lambda: None).cycle()
     after = shop.catalogue.leaf(DN)
     assert after is not None
     assert (after.bytes_done, after.bytes_total, after.percent) == (None, None, None)
@@ -265,7 +265,7 @@ def test_a_day_has_come_by_the_nodes_clock(
     shop = replace(shop, host=replace(shop.host, wall_clock=lambda: clock))
     leaf = add_leaf(shop, "snapshot")
     shop.catalogue.store.replace(leaf.dn, {Attribute.EXECUTION_DATE: (day,)})
-    Agent(shop, "n1", LimitSettings(), 1.0, lambda: None).cycle()
+    Agent(shop, "n1", LimitSettings(), ProgressPace(1.0), lambda: None).cycle()
     assert (told(shop)[1] == "snapshotting") is is_taken_up
 
 
@@ -307,7 +307,7 @@ def roots(shop: Workshop, tmp_path: Path) -> Workshop:
 def test_a_restore_that_is_asked_for_again_at_once_finds_retain_cleared(roots: Workshop, left: Path) -> None:
     """Backed out and begun anew between two looks of the agent: what lies there is of the first one."""
     add_leaf(roots, "unretainSmallFiles")
-    agent = Agent(roots, "n1", LimitSettings(), 1.0, lambda: None)
+    agent = Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None)
     turn_until(agent, "the new restore to be taken up", lambda: told(roots)[1] == "unretainingSmallFiles")
     assert not left.exists()
     assert roots.host.unretained.all() == []
@@ -316,7 +316,7 @@ def test_a_restore_that_is_asked_for_again_at_once_finds_retain_cleared(roots: W
 
 def test_a_restore_that_is_out_of_sight_is_left_to_a_person(roots: Workshop, left: Path) -> None:
     """Without leaf and machine it may be another node's by now, with the same files on shared storage."""
-    agent = Agent(roots, "n1", LimitSettings(), 1.0, lambda: None)
+    agent = Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None)
     for _ in range(3):
         agent.cycle()
         assert agent.wait(10)
@@ -331,7 +331,7 @@ def test_a_restore_that_is_out_of_sight_is_left_to_a_person(roots: Workshop, lef
 
 def test_a_restore_out_of_sight_that_left_nothing_is_forgotten(roots: Workshop, left: Path) -> None:
     left.unlink()
-    Agent(roots, "n1", LimitSettings(), 1.0, lambda: None).cycle()
+    Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None).cycle()
     assert roots.host.unretained.all() == []
 
 
@@ -342,5 +342,5 @@ def test_a_leaf_that_cannot_be_read_keeps_no_other_work_waiting(
     add_leaf(roots, "merge")
     roots.journals.create(ORDER.model_copy(update={"mode": Mode.MERGING, "leaf_dn": DN}))
     monkeypatch.setattr(roots.catalogue, "leaf", lambda _dn: (_ for _ in ()).throw(Refused(ReturnValue(17), "no")))
-    Agent(roots, "n1", LimitSettings(), 1.0, lambda: None).cycle()
+    Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None).cycle()
     until("the merge to be at work", lambda: gate.waiting, 10)

@@ -25,6 +25,7 @@ class Metrics:
     claims: Counter = field(init=False)
     steps: Histogram = field(init=False)
     failures: Counter = field(init=False)
+    silent: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         """Register everything once."""
@@ -38,6 +39,7 @@ class Metrics:
             "failures": Counter(
                 "vmkeep_failures", "Failed steps by return value", ["step", "return_value"], registry=self.registry
             ),
+            "silent": Gauge("vmkeep_silent_work", "Work that shows no progress for long", registry=self.registry),
         }
         for name, metric in made.items():
             object.__setattr__(self, name, metric)

@@ -193,6 +193,12 @@ class NodeAgentSettings(Section):
     progress_seconds: Annotated[float, Field(ge=1)] = Field(
         default=5, description="least time between two progress writes of one leaf"
     )
+    silent_seconds: PositiveFloat = Field(
+        default=600, description="work that shows no progress for so long is told of: in the log and on its leaf"
+    )
+    check_seconds: PositiveFloat = Field(
+        default=60, description="how long `check` waits for one answer, as of a mount that hangs"
+    )
     logs: LogSettings = Field(default=LogSettings(), description="the log")
     metrics: MetricsSettings = Field(default=MetricsSettings(), description="counters")
 
