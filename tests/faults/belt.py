@@ -25,6 +25,7 @@ from tests.cluster import sets
 from tests.cluster.plain import Plain
 from tests.faults.faulty_filesystem import Faulty
 from tests.faults.held_agent import clock_of, place_of, reached
+from tests.faults.invariants import is_up
 from tests.faults.test_restore_killed import copied_set
 from tests.slapd.unreliable_wire import UnreliableWire
 from vmkeep.contract.modes import ROWS, Circle, Kind, Mode, asked, done, modes
@@ -41,7 +42,7 @@ HOLDS: dict[Mode, tuple[str, ...]] = {
     Mode.RESTORING: ("ended stop",),  # the machine stands still
     Mode.DELETING: ("began remove",),
 }
-METHODS = ("save", "live", "save", "disk")
+METHODS = ("save", "disk")
 _NEW, _MACHINE = Mode.INITIALIZED, re.compile(r",sstVirtualMachine=([^,]+),", re.IGNORECASE)
 _AGAIN = 3
 Leaf = dict[str, list[str]]
@@ -144,6 +145,8 @@ class Belt:
         self.libvirtd = self.lab.nodes[self.node].libvirtd
         for place in self.places.values():
             domain = place.machine.node.domain(place.machine.name)
+            if domain.isActive() and not is_up(place.machine):
+                domain.destroy()  # lost by the fault before, which has been told
             if not domain.isActive():
                 domain.create()
         for place in self.places.values():
