@@ -9,7 +9,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lab.cluster import Lab, LabOptions
@@ -20,57 +21,67 @@ from tests.faults.wandering import Wandering
 
 REGRESSIONS = Path(__file__).with_name("regressions.txt")
 MACHINES = 4
+Start = Callable[[LabOptions], Lab]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where nothing was violated, 1 where something was; the seed is kept then."""
     chosen = _parser().parse_args(arguments)
+    print(f"seed {chosen.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="vmkeep-faults-", dir="/tmp") as folder:
-        return run(Path(folder), chosen.seed, chosen.minutes, chosen.cycles)
+        started, found = _started_in(Path(folder)), []
+        deadline, number = time.monotonic() + chosen.minutes * 60, 0
+        chance = random.Random(chosen.seed)
+        with wandering_on(Path(folder), started) as wandering:
+            while not found and (number < chosen.cycles if chosen.cycles else time.monotonic() < deadline):
+                number += 1
+                found = wandering.cycle(number, chance)
+    if found:
+        _keep(found, chosen.seed, number)
+    print(_summary(number, wandering.struck, found), flush=True)
+    return 1 if found else 0
 
 
-def run(folder: Path, seed: int, minutes: float, cycles: int) -> int:
-    """One run from its seed: so many cycles, or as many as fit."""
-    print(f"seed {seed}", flush=True)
+def play(folder: Path, seed: int, cycles: int, start: Start) -> list[Violation]:
+    """The first cycles of a seed, in a folder of their own; what was violated."""
     chance = random.Random(seed)
-    tally: Counter[str] = Counter()
+    with wandering_on(folder, start) as wandering:
+        return next((found for number in range(cycles) if (found := wandering.cycle(number + 1, chance))), [])
 
+
+@contextmanager
+def wandering_on(folder: Path, start: Start) -> Iterator[Wandering]:
+    """Machines, an agent and a controller to wander with."""
+    with stage(folder, start) as belt:
+        belt.fill(MachineSpec(period_ms=100), MACHINES)
+        belt.start_agent()
+        belt.start_controller()
+        yield Wandering(belt, lambda line: print(line, flush=True))
+
+
+def _started_in(folder: Path) -> Start:
     def start(options: LabOptions) -> Lab:
         lab = Lab(folder / "lab", options)
         lab.up()
         return lab
 
-    with stage(folder, start) as belt:
-        belt.fill(MachineSpec(period_ms=100), MACHINES)
-        belt.start_agent()
-        wandering = Wandering(belt, lambda line: print(line, flush=True))
-        deadline, number = time.monotonic() + minutes * 60, 0
-        while number < cycles if cycles else time.monotonic() < deadline:
-            number += 1
-            found = wandering.cycle(number, chance)
-            tally.update(each.invariant for each in found)
-            if found:
-                _tell(found, seed, number)
-                break
-    print(_summary(number, wandering.struck, tally), flush=True)
-    return 1 if tally else 0
+    return start
 
 
-def _tell(found: list[Violation], seed: int, number: int) -> None:
+def _keep(found: list[Violation], seed: int, number: int) -> None:
     for each in found:
         print(f"  {each}")
     print(f"play it again: make faults SEED={seed} CYCLES={number}; kept in {REGRESSIONS}")
-    line = f"{seed} {number}\n"
-    known = REGRESSIONS.read_text() if REGRESSIONS.exists() else ""
+    line, known = f"{seed} {number}\n", REGRESSIONS.read_text()
     if line not in known:
         REGRESSIONS.write_text(known + line)
 
 
-def _summary(cycles: int, struck: Counter[str], tally: Counter[str]) -> str:
-    lines = [f"{cycles} cycles, {sum(struck.values())} faults, {sum(tally.values())} violations"]
+def _summary(cycles: int, struck: Counter[str], found: list[Violation]) -> str:
+    lines = [f"{cycles} cycles, {sum(struck.values())} faults, {len(found)} violations"]
     lines += [f"  {number:5} × {name}" for name, number in struck.most_common()]
-    lines += [f"  {name} violated {number} times" for name, number in tally.items()]
-    return "\n".join(lines)
+    violated = Counter(each.invariant for each in found)
+    return "\n".join([*lines, *(f"  {name} violated {number} times" for name, number in violated.items())])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -243,6 +243,12 @@ class Belt:
         command: list[str | Path] = [sys.executable, "-m", "tests.faults.held_agent", self.folder]
         return self.lab.serve_agent(self.node, [*command, "--settings", self.agent_settings, "serve"])
 
+    def start_controller(self) -> None:
+        """A real one, unless it runs."""
+        if self.lab.process("controller") is None:
+            program = services.script("vmkeep-controller")
+            self.lab.serve_controller([program, "--settings", self.controller_settings, "serve"])
+
     def agent(self) -> Process | None:
         """It, where it runs."""
         return self.lab.process(f"nodeagent {self.node}")

@@ -29,10 +29,7 @@ def _kill_controller(belt: Belt) -> None:
 
 
 def _start_controller(belt: Belt) -> None:
-    if belt.lab.process("controller") is None:
-        belt.lab.serve_controller(
-            [services.script("vmkeep-controller"), "--settings", belt.controller_settings, "serve"]
-        )
+    belt.start_controller()
 
 
 FAULTS = (
