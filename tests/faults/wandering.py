@@ -75,7 +75,7 @@ class Wandering:
         try:
             self._strike(faults)
         finally:
-            ended = self._rest(number)
+            ended = self._rest(running)
             running.kill()
             running.wait(20)
         found = [Violation(name, "I3", f"its leaf does not come to rest: {leaf}") for name, leaf in ended.items()]
@@ -105,7 +105,14 @@ class Wandering:
                 mode = Mode.UNRETAIN_SMALL_FILES if did == "restore" else Mode.DELETE
                 self.belt.plain.ask(name, self.asked[name], mode)
         backups = [name for name, did in work.items() if did == "backup"]
-        program = [str(services.script("vmkeep-controller")), "--settings", str(self.belt.controller_settings), "run"]
+        program = [
+            str(services.script("vmkeep-controller")),
+            "--settings",
+            str(self.belt.controller_settings),
+            "run",
+            "--timeout",
+            "240",
+        ]
         with (self.belt.folder / "run.log").open("ab") as log:
             return subprocess.Popen([*program, *(backups or ["nobody"])], stdout=log, stderr=log)
 
@@ -150,8 +157,8 @@ class Wandering:
                 with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
                     self.belt.plain.ask(name, stamp, Mode.UNRETAIN_LARGE_FILES)
 
-    def _rest(self, number: int) -> dict[str, Leaf]:
-        """Until nothing is written any more; what does not come to rest."""
+    def _rest(self, running: "subprocess.Popen[bytes]") -> dict[str, Leaf]:
+        """Until the command has seen its backups end and nothing is written any more; what does not come to rest."""
         deadline, since, before = time.monotonic() + _LONGEST_REST, time.monotonic(), ""
         restless: dict[str, Leaf] = {}
         while time.monotonic() < deadline:
@@ -161,7 +168,8 @@ class Wandering:
             if now != before:
                 before, since = now, time.monotonic()
             restless = {key[0]: leaf for key, leaf in leaves.items() if not _is_over(leaf)}
-            if not restless and time.monotonic() - since > (_SETTLED if any(map(is_failed, leaves.values())) else 1):
+            is_over = running.poll() is not None and not restless
+            if is_over and time.monotonic() - since > (_SETTLED if any(map(is_failed, leaves.values())) else 1):
                 return {}
             time.sleep(0.2)
         return restless
