@@ -6,13 +6,14 @@ from nodeagent.host.cloning import can_clone
 from nodeagent.host.description import ties_to_host
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import open_folder
-from nodeagent.operations.making import read_making
+from nodeagent.operations.making import Making, read_making
+from nodeagent.operations.roots import BACKUP, open_root
 from nodeagent.order import Order
 from nodeagent.steps import Host
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.machine import Power
-from vmkeep.contract.methods import Method, Route, choose, route
+from vmkeep.contract.methods import Method, Route, choose, freezes, route
 
 
 def chosen(order: Order, wished: Method, xml: str, host: Host) -> tuple[Order, str]:
@@ -38,8 +39,14 @@ def as_made(order: Order, host: Host) -> Order:
         return order.model_copy(update={"unmade": f"{order.paths.retain} is gone"})
     except HostFailure as why:
         return order.model_copy(update={"unmade": str(why)})
-    way = _route(order, making.method, making.power, host)
-    return order.model_copy(update={"method": making.method, "route": way})
+    return order.model_copy(update={"method": making.method, "route": _route_as_made(order, making, host)})
+
+
+def _route_as_made(order: Order, making: Making, host: Host) -> Route:
+    """The backup directory is looked at only where frozen images may go there: if it hangs, the others are merged."""
+    if freezes(making.method, making.power):
+        return _route(order, making.method, making.power, host)
+    return Route(freezes=False, clones=False, once=False, renames=making.renames)
 
 
 def _route(order: Order, method: Method, power: Power, host: Host) -> Route:
@@ -47,7 +54,7 @@ def _route(order: Order, method: Method, power: Power, host: Host) -> Route:
     with (
         open_folder(image.parent, host.roots) as images,
         open_folder(PurePosixPath(order.retain_root), host.roots) as retain,
-        open_folder(PurePosixPath(order.backup_root), host.roots) as backup,
+        open_root(order.machine, BACKUP, order.backup_root, host) as backup,
     ):
         same, clones = images.device == backup.device, can_clone(images, retain)
     return route(method, power, same_filesystem=same, clones=clones)

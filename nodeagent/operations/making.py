@@ -41,7 +41,7 @@ class MadeFile(BaseModel):
 
 
 class Making(BaseModel):
-    """A set that is not complete yet."""
+    """A set that is not complete yet. `renames`: see Route, as the snapshot saw it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     machine: str
@@ -53,6 +53,7 @@ class Making(BaseModel):
     consistency: Consistency
     files: tuple[MadeFile, ...]
     versions: dict[str, str]
+    renames: bool = False
 
     def with_content(self, name: str, content: Content) -> "Making":
         """The same, with one file's size and digest known."""

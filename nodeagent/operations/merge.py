@@ -112,7 +112,7 @@ def _apply(order: Order, host: Host, disk: OrderDisk, _facts: Facts) -> Facts:
     _refuse_foreign_chain(order, host, disk)
     given_up = threading.Event()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"digest-{order.machine}") as reader:
-        reading = reader.submit(_digest, order, host, disk, given_up) if stays_on_filesystem(order, host) else None
+        reading = reader.submit(_digest, order, host, disk, given_up) if order.route.renames else None
         try:
             make_whole(host, order, disk, Growth(host.progress))
         except BaseException:
@@ -128,16 +128,6 @@ def _refuse_foreign_chain(order: Order, host: Host, disk: OrderDisk) -> None:
     expected = str(order.paths.retain / disk.kept)
     if backing not in (None, expected):
         raise HostFailure(f"the image {disk.path} lies over {backing}, not over {expected}; somebody else changed it")
-
-
-def stays_on_filesystem(order: Order, host: Host) -> bool:
-    """Whether retain will be a rename."""
-    paths = order.paths
-    try:
-        with open_folder(paths.retain_root, host.roots) as retain, open_folder(paths.backup_root, host.roots) as backup:
-            return retain.device == backup.device
-    except FileNotFoundError:
-        return False  # retain will say what is missing
 
 
 def _digest(order: Order, host: Host, disk: OrderDisk, given_up: threading.Event) -> Content | None:

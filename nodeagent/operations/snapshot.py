@@ -176,6 +176,7 @@ class _Files:
             consistency=_consistency(order, facts),
             files=(state, *texts, *disks, *firmware),
             versions=dict(self._host.versions) | self._host.hypervisor.versions(),
+            renames=order.route.renames,
         )
 
     def _write(self, name: str, text: str, extra: Access | None = None) -> Facts:

@@ -19,6 +19,7 @@ from nodeagent.operations.finding import FoundSet, find_set
 from nodeagent.operations.overlays import image_below
 from nodeagent.operations.restore_survey import survey_restore
 from nodeagent.operations.room import choose_ram_disk, require_room, require_same_filesystem
+from nodeagent.operations.roots import BACKUP, RETAIN, open_root
 from nodeagent.operations.saved_machine import SavedMachine
 from nodeagent.operations.unretain_survey import survey_large_files, survey_small_files
 from nodeagent.order import Firmware, Order, OrderDisk, Ownership, Restoring
@@ -58,7 +59,7 @@ class Surveyor:
         """The order for one leaf that was claimed with a mode of work."""
         machine = self._machine(leaf)
         plan = resolve(machine.name, self.catalogue.plan_sources(machine))
-        self._check_roots(machine.name, plan)
+        self._check_roots(machine.name, plan, working)
         surveys: dict[Mode, Callable[[Leaf, Machine, Plan], Order]] = {
             Mode.SNAPSHOTTING: self._snapshot,
             Mode.MERGING: self._merge,
@@ -206,23 +207,13 @@ class Surveyor:
 
     # roots
 
-    def _check_roots(self, machine: str, plan: Plan) -> None:
-        wanted = (
-            ("sstBackupRetainDirectory", plan.retain_root, ReturnValue.RETAIN_ROOT_MISSING),
-            ("sstBackupRootDirectory", plan.backup_root, ReturnValue.BACKUP_ROOT_MISSING),
-        )
-        for attribute, path, missing in wanted:
-            self._check_allowed(machine, attribute, path)
-            try:
-                with open_folder(PurePosixPath(path), self.host.roots):
+    def _check_roots(self, machine: str, plan: Plan, working: Mode) -> None:
+        wanted = {RETAIN: plan.retain_root, BACKUP: plan.backup_root}
+        for root, path in wanted.items():
+            self._check_allowed(machine, root.attribute, path)
+            if root is RETAIN or working is not Mode.MERGING:  # which asks for it only where it copies there
+                with open_root(machine, root, path, self.host):
                     pass
-            except FileNotFoundError:
-                raise Refused(
-                    missing,
-                    f"{machine}: {attribute} names {path}, which is not there on {self.host.node}; make or mount it",
-                ) from None
-            except (HostFailure, OSError) as why:
-                raise Refused(missing, f"{machine}: {attribute} names {path}: {why}") from None
         if plan.ram_disk is not None:
             self._check_allowed(machine, "sstBackupRamDiskLocation", plan.ram_disk)
 

@@ -16,9 +16,11 @@ from nodeagent.order import Order
 from nodeagent.steps import Host
 from tests.orders import disk_in, host_at, order_in
 from vmkeep.contract.machine import Power
+from vmkeep.contract.methods import Route
 from vmkeep.contract.modes import Mode
 
 MIB, GIB = 1 << 20, 1 << 30
+RENAMES = Route(freezes=False, clones=False, once=False, renames=True)
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def order(tmp_path: Path, host: Host) -> Order:
     for name in ("images", "retain", "backup"):
         (tmp_path / name).mkdir()
     disk = disk_in(tmp_path, size=MIB)
-    order = order_in(tmp_path, Mode.MERGING, power=Power.OFF, disks=(disk,))
+    order = order_in(tmp_path, Mode.MERGING, power=Power.OFF, disks=(disk,), route=RENAMES)
     making = Making(
         machine="vm",
         uuid="u",
@@ -66,6 +68,12 @@ def test_the_retained_images_digest_is_noted_and_read_only_once(order: Order, ho
     Path(order.paths.retain / "d.qcow2").write_bytes(b"whatever")
     step.apply({})
     assert known(order, host) == first
+
+
+def test_no_digest_is_taken_where_retain_copies_the_image_and_reads_it_then(order: Order, host: Host) -> None:
+    [step] = merge(order.model_copy(update={"route": replace(RENAMES, renames=False)}), host)
+    step.apply({})
+    assert known(order, host).digest is None
 
 
 def test_a_merge_that_fails_says_so_at_once_and_does_not_read_a_large_image_to_its_end(

@@ -44,12 +44,14 @@ class Route:
     """The way the disks of one set take.
 
     `freezes`: the images stay where they are, and the machine writes to overlays until they are copied. `clones`: the
-    filesystem copies them without moving data. `once`: merge copies straight to the backup directory.
+    filesystem copies them without moving data. `once`: merge copies straight to the backup directory. `renames`: retain
+    moves no data, so merge takes the digests.
     """
 
     freezes: bool
     clones: bool
     once: bool
+    renames: bool = False
 
     @property
     def words(self) -> str:
@@ -78,9 +80,14 @@ def _whole_way(way: Route, is_same_filesystem: bool) -> str:
     return way.words + end
 
 
+def freezes(method: Method, power: Power) -> bool:
+    """Whether the images stay where they are, under overlays, until merge has copied them."""
+    return method in (Method.LIVE, Method.DISK) and power is not Power.OFF
+
+
 def route(method: Method, power: Power, *, same_filesystem: bool, clones: bool) -> Route:
     """The way: `same_filesystem` of images and backup directory, `clones` where images can be cloned into retain."""
-    freezes = method in (Method.LIVE, Method.DISK) and power is not Power.OFF
-    takes_clones = clones and (freezes or power is not Power.OFF)
+    frozen = freezes(method, power)
+    takes_clones = clones and (frozen or power is not Power.OFF)
     # A clone costs no data: the machine is whole again at once, and retain copies from the clone.
-    return Route(freezes, takes_clones, freezes and not same_filesystem and not takes_clones)
+    return Route(frozen, takes_clones, frozen and not same_filesystem and not takes_clones, same_filesystem)
