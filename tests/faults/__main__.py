@@ -15,8 +15,8 @@ from pathlib import Path
 
 from lab.cluster import Lab, LabOptions
 from lab.machines import MachineSpec
-from tests.faults.invariants import Violation
 from tests.faults.stage import stage
+from tests.faults.violation import Violation
 from tests.faults.wandering import Wandering
 
 REGRESSIONS = Path(__file__).with_name("regressions.txt")

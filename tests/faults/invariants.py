@@ -19,11 +19,12 @@ from lab import ticks
 from lab.cluster import Lab
 from lab.errors import LabError
 from lab.machines import Machine
-from lab.processes import all_pids
 from lab.waiting import until
 from tests.cluster import sets
 from tests.cluster.counting import chains
 from tests.cluster.plain import files_below
+from tests.faults.seen_processes import emulators, secrets_seen
+from tests.faults.violation import Violation
 from tests.faults.writes import Write, is_at_work, writes_of
 
 RUNNING, PAUSED, OFF = libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTOFF
@@ -38,18 +39,6 @@ _USES_RETAIN = (
 _EVENT = re.compile(rb"T (\d+) \d|B (\d+)\r?\n")
 _SET_NAME = re.compile(r"\d{8}T\d{6}Z")
 Files = dict[str, tuple[int, str]]
-
-
-@dataclass(frozen=True)
-class Violation:
-    """One thing that is not as it must be."""
-
-    machine: str
-    invariant: str
-    seen: str
-
-    def __str__(self) -> str:
-        return f"{self.machine}: {self.invariant} is violated: {self.seen}"
 
 
 @dataclass(frozen=True)
@@ -350,38 +339,6 @@ class _Check:
             yield "its images are other files than before"
         if now.definition != self.before.definition:
             yield "its definition is another than before"
-
-
-def emulators(uuid: str) -> list[int]:
-    """The processes that run a machine, whoever started them."""
-    return [pid for pid in all_pids() if f"\0-uuid\0{uuid}\0".encode() in _read(pid, "cmdline")]
-
-
-def secrets_seen(lab: Lab) -> list[Violation]:
-    """Where a password of the lab can be read by somebody who should not: arguments, environments, logs, directory."""
-    secrets = {name: each.password_file.read_bytes() for name, each in lab.directory.identities.items()}
-    places = {f"the {what} of {pid}": _read(pid, what) for pid in all_pids() for what in ("cmdline", "environ")}
-    places |= {str(path): path.read_bytes() for path in _logs(lab)}
-    entries = lab.directory.search(lab.directory.suffix)
-    places["the directory"] = repr(entries).encode()
-    return [
-        Violation(name, "I9", f"its password can be read in {place}")
-        for name, secret in secrets.items()
-        for place, content in places.items()
-        if secret in content
-    ]
-
-
-def _logs(lab: Lab) -> list[Path]:
-    folders = [lab.folder / "log", *(node.folder / "log" for node in lab.nodes.values())]
-    return [path for folder in folders for path in folder.rglob("*.log") if path.is_file()]
-
-
-def _read(pid: int, what: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/{what}").read_bytes()
-    except OSError:
-        return b""
 
 
 def changed_by_another_start(before: dict[str, Picture], machines: list[Machine]) -> list[Violation]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from tests.faults.belt import Belt, Leaf, Place, is_failed, mode_of
 from tests.faults.catalogue import Fault
-from tests.faults.invariants import OFF, RUNNING, Story, Violation, World, changed_by_another_start, is_up, told
+from tests.faults.invariants import OFF, RUNNING, Story, World, changed_by_another_start, is_up, told
+from tests.faults.violation import Violation
 from vmkeep.contract.modes import Mode, done
 
 BACK_WITHIN = 60.0

@@ -13,7 +13,7 @@ from tests.faults.invariants import Picture, Story
 from tests.faults.writes import Write
 
 IMPLEMENTATION = ("nodeagent", "controller", "vmkeep")
-LOOKERS = ("tests.faults.invariants", "tests.faults.writes")
+LOOKERS = ("tests.faults.invariants", "tests.faults.writes", "tests.faults.seen_processes")
 ROOT = Path(__file__).parents[2]
 
 

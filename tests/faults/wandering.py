@@ -15,7 +15,8 @@ from lab import services
 from lab.errors import LabError
 from tests.faults.belt import Belt, Leaf, is_at_rest, is_failed, mode_of
 from tests.faults.catalogue import CATALOGUE, Fault
-from tests.faults.invariants import OFF, RUNNING, Story, Violation, World, told
+from tests.faults.invariants import OFF, RUNNING, Story, World, told
+from tests.faults.violation import Violation
 from vmkeep.contract.modes import ROWS, Mode
 
 METHODS = ("save", "live", "disk")
