@@ -24,6 +24,7 @@ from lab.waiting import until
 from tests.cluster import sets
 from tests.cluster.plain import Plain
 from tests.faults.faulty_filesystem import Faulty
+from tests.faults.full_directory import FullDirectory
 from tests.faults.held_agent import clock_of, place_of, reached
 from tests.faults.invariants import is_up
 from tests.faults.test_restore_killed import copied_set
@@ -108,6 +109,10 @@ class Belt:
     _newest: float = 0.0
     _definitions: dict[str, str] = field(default_factory=dict)
     _second: Process | None = None
+
+    def __post_init__(self) -> None:
+        """It knows the directory from the start."""
+        self.full_directory = FullDirectory(self.lab)
 
     @property
     def plain(self) -> Plain:

@@ -99,6 +99,14 @@ def _read_only(value: str) -> Callable[[Belt], None]:
     return lambda belt: belt.lab.directory.set_database("olcReadOnly", value)
 
 
+def _fill_directory(belt: Belt) -> None:
+    belt.full_directory.fill()
+
+
+def _empty_directory(belt: Belt) -> None:
+    belt.full_directory.empty()
+
+
 def _slow(seconds: float) -> Callable[[Belt], None]:
     def slow(belt: Belt) -> None:
         belt.wire.slow = seconds
@@ -266,6 +274,7 @@ CATALOGUE = (
     Fault("directory killed", "directory", _kill_directory, _start_directory),
     Fault("directory stopped", "directory", _stop_directory, _continue_directory),
     Fault("directory read-only", "directory", _read_only("TRUE"), _read_only("FALSE")),
+    Fault("directory full", "directory", _fill_directory, _empty_directory),
     Fault("directory slow", "directory", _slow(0.5), _slow(0)),
     Fault("answers lost", "directory", _lose_answers, _lose_no_more),
     Fault("network cut", "directory", _cut, _mend),
