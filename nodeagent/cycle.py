@@ -26,7 +26,7 @@ from nodeagent.work import (
     is_in_restore,
     leave_out_of_sight,
     take_up,
-    tell,
+    tell_left_over,
 )
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import NOW, Leaf
@@ -92,6 +92,7 @@ class Agent:
         self._left: set[str] = set()  # leaves out of sight whose files stay
         self._jobs: dict[tuple[str, str, Mode], Job] = {}
         self._not_before: dict[tuple[str, str, Mode], float] = {}
+        self._told: dict[tuple[str, str, Mode], str] = {}  # why what rests could not be done
         self._lock = threading.Condition()  # notified when a job ends
 
     @property
@@ -144,15 +145,8 @@ class Agent:
     def _report_left_over(self, journal: Journal) -> None:
         """Report what a worker could not, unless one is about to."""
         order = journal.order
-        with self._lock:
-            if any(job.machine == order.machine for job in self._jobs.values()):
-                return
-        fresh = self._shop.journals.find(order.machine, order.timestamp, order.mode)
-        if fresh is not None and fresh.record.result is not None:
-            try:
-                tell(self._shop, fresh)
-            except Refused as why:
-                self._shop.log.error(why.sentence, machine=order.machine, mode=order.mode)  # noqa: TRY400 - no bug
+        job = Job(order.machine, order.timestamp, order.mode, None)
+        self._start(job, partial(tell_left_over, self._shop, journal))
 
     def _clean_up_after_restores(self) -> None:
         """Clear what is left of restores whose leaf has ended, was backed out or is gone; nobody asks for that."""
@@ -260,6 +254,7 @@ class Agent:
     def _run(self, job: Job, work: Callable[[], None]) -> None:
         try:
             work()
+            self._told.pop(job.key, None)
         except (TryLater, Refused) as why:  # a refusal here is one of the report
             self._rest(job, why)
         except Exception as why:  # a worker's own last resort: the loop's catch-all cannot see other threads
@@ -278,7 +273,10 @@ class Agent:
             self._rest(job, why)
 
     def _rest(self, job: Job, why: Exception) -> None:
-        self._shop.log.warning(f"{why}; trying again", machine=job.machine, mode=job.mode)
+        """Come back to it; the same reason is told once."""
+        if self._told.get(job.key) != str(why):
+            self._told[job.key] = str(why)
+            self._shop.log.warning(f"{why}; trying again", machine=job.machine, mode=job.mode)
         self._not_before[job.key] = time.monotonic() + _AGAIN_SECONDS
 
     # progress

@@ -83,7 +83,8 @@ class Restoring(_Frozen):
 class Order(_Frozen):
     """One operation on one machine. `place` is (vmtype, storage pool), the two directories above the machine's.
 
-    `unmade` says why no set can be made any more of what a snapshot left, "" where it can.
+    `abandoned` are other backups of the machine in retain whose leaf is gone. `unmade` says why no set can be made any
+    more of what a snapshot left, "" where it can.
     """
 
     leaf_dn: str
@@ -112,6 +113,7 @@ class Order(_Frozen):
     method: Method = Method.SAVE
     route: Route = Route(freezes=False, clones=False, once=False)
     unmade: str = ""
+    abandoned: tuple[str, ...] = ()
     overlay_limit: int = 0
     freeze_seconds: int = 10
     restoring: Restoring | None = None

@@ -21,13 +21,16 @@ from vmkeep.directory.port import Claim
 _MOST_MESSAGE = 2000
 
 
-def report(catalogue: Catalogue, journal: Journal, log: FilteringBoundLogger) -> bool:
-    """Report a journal's result and let the journal go; whether it was told. TryLater where the directory is away."""
+def report(catalogue: Catalogue, journal: Journal, leaf: Leaf, log: FilteringBoundLogger) -> bool:
+    """Report a journal's result on its leaf and let the journal go; whether it was told.
+
+    TryLater where the directory is away.
+    """
     order, outcome = journal.order, journal.record.result
     assert outcome is not None, f"{journal.path} has no result yet"
-    leaf, is_told = catalogue.leaf(order.leaf_dn), False
-    if leaf is None or leaf.mode is not order.mode or not leaf.is_at_work:
-        found = "gone" if leaf is None else f"at {leaf.raw_mode} with {leaf.return_value}"
+    is_told = False
+    if leaf.mode is not order.mode or not leaf.is_at_work:
+        found = f"at {leaf.raw_mode} with {leaf.return_value}"
         log.warning("the leaf was changed by somebody else; this result is dropped", found=found, **_names(journal))
     elif _claim(catalogue, leaf, journal, outcome) is Claim.WON:
         log.info(_said(order.mode, outcome), return_value=outcome.code, message=outcome.sentence, **_names(journal))

@@ -18,6 +18,7 @@ from nodeagent.journal import Journal, Journals, Outcome
 from nodeagent.operations.aside import before_directory, note_restored
 from nodeagent.operations.cleaning import clean_up
 from nodeagent.operations.deletion import delete
+from nodeagent.operations.leftovers import abandon
 from nodeagent.operations.merge import merge
 from nodeagent.operations.restore import restore
 from nodeagent.operations.retain import retain
@@ -141,12 +142,52 @@ def tell(shop: Workshop, journal: Journal) -> None:
     assert outcome is not None, f"{journal.path} has no result yet"
     if order.mode is Mode.RESTORING and outcome.code == ReturnValue.SUCCESS:
         _note_restored(shop, order)
-    if not report(shop.catalogue, journal, shop.log):
+    leaf = shop.catalogue.leaf(order.leaf_dn)
+    if leaf is None:
+        _end_without_leaf(shop, journal)
+        return
+    if not report(shop.catalogue, journal, leaf, shop.log):
         return
     if outcome.code == ReturnValue.SUCCESS:
         shop.metrics.steps.labels(asked(order.mode)).observe(outcome.at - order.started_at)
     else:
         shop.metrics.count_failure(asked(order.mode), outcome.code)
+
+
+def tell_left_over(shop: Workshop, journal: Journal) -> None:
+    """Report what a worker could not, unless somebody has meanwhile."""
+    order = journal.order
+    with machine_lock(shop.locks, order.machine):
+        fresh = shop.journals.find(order.machine, order.timestamp, order.mode)
+        if fresh is not None and fresh.record.result is not None:
+            tell(shop, fresh)
+
+
+def _end_without_leaf(shop: Workshop, journal: Journal) -> None:
+    """Nobody can finish a backup whose leaf was deleted. TryLater where the leaf may only be out of sight."""
+    order = journal.order
+    if shop.catalogue.machine_entry(order.machine) is None:
+        raise TryLater(
+            f"{order.machine}: the directory shows neither the machine nor its leaf {order.timestamp}; "
+            f"it may have moved away. The result of {order.mode} is kept until one of them can be read"
+        )
+    shop.log.warning("the leaf is gone; this result is dropped", machine=order.machine, leaf=order.timestamp)
+    if order.mode in (Mode.SNAPSHOTTING, Mode.MERGING):
+        _abandon(shop, order)
+    journal.remove()
+
+
+def _abandon(shop: Workshop, order: Order) -> None:
+    try:
+        abandon(order, shop.host)
+    except (HostFailure, OSError, Refused) as why:
+        shop.log.error(  # noqa: TRY400 - no bug
+            "what this backup left could not be cleared; the machine's next backup tries again",
+            machine=order.machine,
+            leaf=order.timestamp,
+            left=str(order.paths.retain),
+            why=str(why),
+        )
 
 
 def _note_restored(shop: Workshop, order: Order) -> None:

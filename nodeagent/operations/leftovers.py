@@ -2,7 +2,8 @@
 
 A backup by live or disk has its instant in frozen images; once they are written to again without having been copied,
 what its snapshot laid into retain is of no use to anybody. A set whose images are all there stays: it can still be
-merged and retained. Called by snapshot before anything is begun, and by merge where it fails.
+merged and retained, unless its leaf is gone. Called by snapshot before anything is begun, by merge where it fails, and
+by who finds the leaf gone.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from nodeagent.order import Order
 from nodeagent.steps import NO_FACTS, Facts, Host
 from vmkeep.contract.machine import Power
 from vmkeep.contract.methods import Method
+from vmkeep.contract.paths import MANIFEST_NAME
 from vmkeep.contract.timestamps import is_timestamp
 
 
@@ -27,9 +29,26 @@ def finish_earlier(order: Order, host: Host, _facts: Facts) -> Facts:
     own_images(order, host)
     for timestamp in _earlier(order, host):
         other = order.model_copy(update={"timestamp": timestamp})
-        if is_lost(other, host):
+        if is_lost(other, host) or (timestamp in order.abandoned and not _is_published(other, host)):
             clear(other, host)
     return NO_FACTS
+
+
+def abandon(order: Order, host: Host) -> None:
+    """Give the machine its own images, whole, and clear a backup that nobody will finish: its leaf is gone."""
+    own_images(order, host)
+    if not _is_published(order, host):
+        clear(order, host)
+
+
+def _is_published(order: Order, host: Host) -> bool:
+    """Whether the set can be seen; then its files belong to it. HostFailure where that cannot be told."""
+    paths = order.paths
+    try:
+        with open_folder(paths.backup, host.roots) as backup:
+            return backup.exists(f"{MANIFEST_NAME}.{order.timestamp}")
+    except FileNotFoundError:
+        return False
 
 
 def own_images(order: Order, host: Host) -> None:

@@ -32,6 +32,7 @@ from vmkeep.contract.machine import DirectoryDisk, Machine, Power, check_name
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.paths import MANIFEST_NAME, set_paths
 from vmkeep.contract.plan import Plan, resolve
+from vmkeep.contract.timestamps import is_timestamp
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.ldif_text import to_ldif
 
@@ -84,6 +85,7 @@ class Surveyor:
                 "disks": tuple(self._checked_image(order, disk) for disk in order.disks),
                 "firmware": self._firmware(order, view.description),
                 "ldif": to_ldif(self.catalogue.subtree(machine.name)),
+                "abandoned": self._without_leaf(order),
             }
         )
         self._refuse_used_retain(order)
@@ -98,6 +100,12 @@ class Surveyor:
         require_room(order, self.host.roots, memory)
         ram_disk, warning = choose_ram_disk(order, plan.ram_disk, self.host.roots, memory)
         return order.model_copy(update={"ram_disk": ram_disk, "warning": "; ".join(filter(None, (why, warning)))})
+
+    def _without_leaf(self, order: Order) -> tuple[str, ...]:
+        """Backups of a machine in retain that nobody can finish any more."""
+        lying = filter(is_timestamp, names_in(order.paths.retain.parent, self.host.roots))
+        known = {leaf.timestamp for leaf in self.catalogue.leaves(order.machine)}
+        return tuple(timestamp for timestamp in lying if timestamp not in known)
 
     def _merge(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         self._view(machine.name)

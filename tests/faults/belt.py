@@ -133,6 +133,8 @@ class Belt:
             dn = self.lab.tree.machine_plan(machine.name)
             self.plain.modify(dn, "add objectClass vmkeepPlan", f"add vmkeepMethod {method}")
             self.places[machine.name] = Place(machine, method)
+            domain = machine.node.domain(machine.name)
+            self._definitions[machine.name] = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
 
     def turn(self) -> None:
         """Every machine one mode further, and on its doorstep."""
@@ -157,20 +159,15 @@ class Belt:
         for place in self.places.values():
             self.lab.wait_for_count(place.machine.name, 2, LIMIT)
 
-    def remember_definitions(self) -> None:
-        """What `define_again` goes by."""
-        for name, place in self.places.items():
-            domain = place.machine.node.domain(name)
-            self._definitions[name] = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-
     def define_again(self) -> None:
-        """Define what is defined no more."""
+        """Define what is defined no more: as it runs, or as it was at first."""
         for name, place in self.places.items():
             connection = place.machine.node.connection()
-            if name not in [
-                each.name() for each in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT)
-            ]:
+            known = {each.name(): each for each in connection.listAllDomains()}
+            if name not in known:
                 connection.defineXML(self._definitions[name])
+            elif not known[name].isPersistent():
+                connection.defineXML(known[name].XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
     def let_go_who_waited_for_room(self) -> None:
         """As an admin does with machines that QEMU paused because an image could not grow."""

@@ -172,7 +172,6 @@ def _switch_all_off(belt: Belt) -> None:
 
 
 def _undefine_all(belt: Belt) -> None:
-    belt.remember_definitions()
     for place in belt.places.values():
         place.machine.node.domain(place.machine.name).undefine()
 
@@ -233,12 +232,10 @@ def _delete_leaves(belt: Belt) -> None:
 def _fail_leaves(belt: Belt) -> None:
     for place in belt.places.values():
         dn = belt.plain.leaf_dn(place.machine.name, place.asked)
-        belt.plain.modify(
-            dn,
-            "replace sstProvisioningReturnValue 1",
-            f"replace sstProvisioningState {place.asked}",
-            "replace vmkeepMessage ended by hand",
-        )
+        failed = ["replace sstProvisioningReturnValue 1", f"replace sstProvisioningState {place.asked}"]
+        classes = (belt.asked_leaf(place) or {})["objectClass"]
+        own = [] if "vmkeepLeaf" in classes else ["add objectClass vmkeepLeaf"]
+        belt.plain.modify(dn, *own, *failed, "replace vmkeepMessage ended by hand")
 
 
 def _move_images_away(belt: Belt) -> None:
@@ -298,7 +295,7 @@ CATALOGUE = (
         goes_on=frozenset({Mode.RETAINING, Mode.UNRETAINING_LARGE_FILES, Mode.DELETING}),
     ),
     Fault("switched off by an admin", "people", _switch_all_off, takes_power=True),
-    Fault("domain undefined", "people", _undefine_all, _define_all),
+    Fault("domain undefined", "people", _undefine_all, _define_all, goes_on=EVERY),
     Fault("image moved away", "people", _move_images_away, _move_images_back, guests_wait=True, may_fail=EVERY),
     Fault("leaf deleted", "people", _delete_leaves, leaves_end="gone"),
     Fault("leaf failed by hand", "people", _fail_leaves, leaves_end="failed with 1"),

@@ -17,6 +17,7 @@ from tests.faults.catalogue import CATALOGUE, Fault
 from tests.faults.invariants import World
 from tests.faults.stage import stage
 from tests.faults.strikes import Cell, strike
+from tests.faults.told_cells import table
 from vmkeep.contract.modes import Mode
 
 SPEC = MachineSpec(period_ms=100)
@@ -57,6 +58,7 @@ def matrix(cluster: ClusterFactory, tmp_path_factory: pytest.TempPathFactory) ->
         belt.start_agent()
         yield (found := Matrix(belt, World(belt.lab)))
         print("", *(cell for cells in found.cells.values() for cell in cells.values()), sep="\n")
+        print("", table(found.cells, AT_WORK), sep="\n")
 
 
 @pytest.mark.parametrize("mode", AT_WORK)

@@ -15,8 +15,10 @@ from prometheus_client import generate_latest
 from lab.waiting import until
 from nodeagent.assembly import assemble
 from nodeagent.cycle import Agent, ProgressPace
+from nodeagent.host.folders import Access, make_folder
 from nodeagent.host.locks import machine_lock
 from nodeagent.journal import Outcome
+from nodeagent.operations.making import MadeFile, Making, write_making
 from nodeagent.order import Order
 from nodeagent.runner import Patience
 from nodeagent.steps import Facts, Host, Step
@@ -25,6 +27,7 @@ from tests.pure.test_runner import ORDER, World
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.machine import Power
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute, ObjectClass, Tree
 from vmkeep.contract.timestamps import from_timestamp
@@ -215,6 +218,7 @@ def test_merges_that_were_left_behind_are_gone_on_with_as_many_at_once_as_the_li
     shop: Workshop, gate: Gate, agent: Agent
 ) -> None:
     orders(shop, Mode.MERGING)
+    add_leaf(shop, "finished")
     for _ in range(2):
         agent.cycle()
         until("a merge to be at work", lambda: gate.waiting, 10)
@@ -282,6 +286,58 @@ def test_steps_and_failures_are_counted_by_what_was_asked_for(
     assert 'vmkeep_step_seconds_count{step="merge"} 1.0' in text
     assert 'vmkeep_failures_total{return_value="1",step="snapshot"} 1.0' in text
     assert 'vmkeep_claims_total{outcome="won"} 1.0' in text
+
+
+# leaves that cannot be read
+
+
+def ended(shop: Workshop, tmp_path: Path) -> Order:
+    """A snapshot that went well and is not reported yet; what it laid into retain."""
+    update = {"leaf_dn": DN, "disks": (), "retain_root": str(tmp_path / "retain"), "backup_root": str(tmp_path)}
+    order = ORDER.model_copy(update=update)
+    journal = shop.journals.create(order)
+    journal.result(Outcome(0, "", time.time()))
+    with make_folder(order.paths.retain, shop.host.roots, Access()) as retain:
+        retain.write("vm.xml", b"<domain/>", Access())
+        files = (MadeFile(name="vm.xml", role="xml"),)
+        known = {"machine": order.machine, "timestamp": order.timestamp, "uuid": "u", "node": "n1"}
+        write_making(retain, Making(**known, power=Power.OFF, consistency="off", files=files, versions={}))
+    return order
+
+
+def test_the_result_of_a_machine_out_of_sight_is_kept_until_its_leaf_can_be_read_again(
+    roots: Workshop, tmp_path: Path
+) -> None:
+    """Moved to another node and back while its backup was at work."""
+    order = ended(roots, tmp_path)
+    agent = Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None)
+    agent.cycle()
+    assert agent.wait(10)
+    assert len(roots.journals.all()) == 1
+    add_leaf(roots, "snapshotting")
+    Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None).cycle()
+    until("the result to be told", lambda: told(roots)[1] == "snapshotted", 10)
+    assert Path(order.paths.retain).exists()
+
+
+def test_what_a_backup_left_goes_when_its_leaf_is_gone(roots: Workshop, tmp_path: Path) -> None:
+    order = ended(roots, tmp_path)
+    add_leaf(roots, "snapshotting")
+    roots.catalogue.store.delete(DN)
+    agent = Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None)
+    turn_until(agent, "the journal to go", lambda: not roots.journals.all())
+    assert not Path(order.paths.retain).exists()
+
+
+def test_files_of_a_set_that_can_be_seen_stay_when_its_leaf_is_gone(roots: Workshop, tmp_path: Path) -> None:
+    order = ended(roots, tmp_path)
+    with make_folder(order.paths.backup, roots.host.roots, Access()) as backup:
+        backup.write(f"manifest.json.{order.timestamp}", b"{}", Access())
+    add_leaf(roots, "snapshotting")
+    roots.catalogue.store.delete(DN)
+    agent = Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None)
+    turn_until(agent, "the journal to go", lambda: not roots.journals.all())
+    assert (Path(order.paths.retain) / "vm.xml").exists()
 
 
 # what is left of restores
