@@ -20,7 +20,7 @@ from tests.faults.strikes import Cell, strike
 from tests.faults.told_cells import table
 from vmkeep.contract.modes import Mode
 
-SPEC = MachineSpec(period_ms=100)
+SPEC = MachineSpec(period_ms=250)
 
 
 @dataclass
