@@ -79,7 +79,8 @@ def story(fault: Fault, place: Place, leaf: Leaf | None) -> Story:
     working = place.working
     may_go_back = working is Mode.RESTORING
     keeps_its_images = working not in (Mode.SNAPSHOTTING, Mode.MERGING, Mode.RESTORING)
-    put_back = working is Mode.RESTORING and leaf is not None and is_failed(leaf)
+    is_by_agent = not fault.leaves_end  # who ends a leaf by hand does not stop the restore: it is finished
+    put_back = working is Mode.RESTORING and leaf is not None and is_failed(leaf) and is_by_agent
     return Story(
         restored=place.asked if may_go_back else "",
         lost_power=fault.takes_power,
