@@ -53,7 +53,7 @@ def play(folder: Path, seed: int, cycles: int, start: Start) -> list[Violation]:
 def wandering_on(folder: Path, start: Start) -> Iterator[Wandering]:
     """Machines, an agent and a controller to wander with."""
     with stage(folder, start) as belt:
-        belt.fill(MachineSpec(period_ms=100), MACHINES)
+        belt.fill(MachineSpec(period_ms=250), MACHINES)
         belt.start_agent()
         belt.start_controller()
         yield Wandering(belt, lambda line: print(line, flush=True))
