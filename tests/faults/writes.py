@@ -8,7 +8,7 @@ from lab.slapd import AUDIT_SUFFIX
 
 # The protocol's own words: snapshotting, unretainingSmallFiles; snapshotted, unretainedLargeFiles.
 _AT_WORK, _DONE = re.compile(r"ing(SmallFiles|LargeFiles)?$"), re.compile(r"ed(SmallFiles|LargeFiles)?$")
-_PROGRESS = re.compile(r"vmkeepPercent:[+=] ")
+_PROGRESS, _ENTRY_BEFORE = re.compile(r"vmkeepPercent:[+=] "), re.compile(r"vmkeepEntryBefore:[+=] ")
 _MODE, _STATE, _CODE = "sstProvisioningMode", "sstProvisioningState", "sstProvisioningReturnValue"
 
 
@@ -38,7 +38,7 @@ class Write:
     def is_end(self) -> bool:
         """Whether it ends one, well or not."""
         is_done = bool(_DONE.search(self.mode)) and self.mode not in ("finished", "initialized")
-        return is_done or (is_at_work(self.mode) and self.state != "0")
+        return not self.is_note and (is_done or (is_at_work(self.mode) and self.state != "0"))
 
     def __str__(self) -> str:
         return f"{self.writer} {self.mode} {self.state} {self.code}"
@@ -60,7 +60,13 @@ def writes_of(lab: Lab, since: str) -> list[Write]:
                 values[name] = rest[2:]
                 touched = touched or name in (_MODE, _STATE)
         if touched:
-            told = (values.get(name, "") for name in (_MODE, _STATE, _CODE))
-            writer, is_note = entry["reqAuthzID"][0].partition(",")[0], any(map(_PROGRESS.match, modifications))
-            found.append(Write(entry["reqStart"][0], dn, writer, *told, is_note))
+            mode, state, code = (values.get(name, "") for name in (_MODE, _STATE, _CODE))
+            writer, is_note = entry["reqAuthzID"][0].partition(",")[0], _is_note(mode, state, modifications)
+            found.append(Write(entry["reqStart"][0], dn, writer, mode, state, code, is_note))
     return found
+
+
+def _is_note(mode: str, state: str, modifications: list[str]) -> bool:
+    """Whether it says how far work is that goes on, or what a machine's entry was before its restore."""
+    goes_on = is_at_work(mode) and state == "0"
+    return any((goes_on and _PROGRESS.match(each)) or _ENTRY_BEFORE.match(each) for each in modifications)
