@@ -120,13 +120,16 @@ class Wandering:
     def _strike(self, faults: list[tuple[Fault, float, float]]) -> None:
         """Each at its moment, and healed after its length; also where one heals what another has struck."""
         began = time.monotonic()
-        moments = [(at, fault.strike) for fault, at, _ in faults]
-        moments += [(at + length, fault.heal) for fault, at, length in faults]
+        moments = [(at, fault, fault.strike) for fault, at, _ in faults]
+        moments += [(at + length, fault, fault.heal) for fault, at, length in faults]
+        struck: set[str] = set()
         try:
-            for at, act in sorted(moments, key=lambda each: each[0]):
+            for at, fault, act in sorted(moments, key=lambda each: each[0]):
                 while time.monotonic() < began + at:
-                    self._go_on_with_restores()
+                    if "directory" not in struck:  # one that hangs would hold up what heals it
+                        self._go_on_with_restores()
                     time.sleep(0.05)
+                struck ^= {fault.part}
                 with contextlib.suppress(LabError):
                     act(self.belt)
         finally:
