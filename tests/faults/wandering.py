@@ -122,14 +122,14 @@ class Wandering:
         began = time.monotonic()
         moments = [(at, fault, fault.strike) for fault, at, _ in faults]
         moments += [(at + length, fault, fault.heal) for fault, at, length in faults]
-        struck: set[str] = set()
+        struck: set[str] = set()  # names of faults of the directory that last
         try:
             for at, fault, act in sorted(moments, key=lambda each: each[0]):
                 while time.monotonic() < began + at:
-                    if "directory" not in struck:  # one that hangs would hold up what heals it
+                    if not struck:  # one that hangs would hold up what heals it
                         self._go_on_with_restores()
                     time.sleep(0.05)
-                struck ^= {fault.part}
+                struck ^= {fault.name} if fault.part == "directory" else set()
                 with contextlib.suppress(LabError):
                     act(self.belt)
         finally:
