@@ -5,6 +5,7 @@ Run as `python -m tests.faults --minutes 60 --seed 7`. The work, the faults and 
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ Start = Callable[[LabOptions], Lab]
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where nothing was violated, 1 where something was; the seed is kept then."""
     chosen = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and the lab is taken down
     print(f"seed {chosen.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="vmkeep-faults-", dir="/tmp") as folder:
         started, found = _started_in(Path(folder)), []

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from lab import services
 from lab.errors import LabError
+from tests.cluster import sets
 from tests.faults.belt import Belt, Leaf, is_at_rest, is_failed, mode_of
 from tests.faults.catalogue import CATALOGUE, Fault
 from tests.faults.invariants import OFF, RUNNING, Story, World, told
@@ -82,7 +83,7 @@ class Wandering:
         found = [Violation(name, "I3", f"its leaf does not come to rest: {leaf}") for name, leaf in ended.items()]
         takes_power = any(fault.takes_power for fault, *_ in faults)
         stories = {name: self._story(name, did, takes_power=takes_power) for name, did in work.items()}
-        return found + self._not_up(takes_power=takes_power) + world.violations(stories)
+        return found + self._not_up(stories) + world.violations(stories)
 
     def _chosen(self, name: str, leaves: dict[tuple[str, str], Leaf], chance: random.Random) -> str:
         good = _good(name, leaves)
@@ -178,20 +179,26 @@ class Wandering:
             time.sleep(0.2)
         return restless
 
-    def _not_up(self, *, takes_power: bool) -> list[Violation]:
+    def _not_up(self, stories: dict[str, Story]) -> list[Violation]:
         found = []
-        for place in self.belt.places.values() if not takes_power else ():
-            if place.machine.node.domain(place.machine.name).state()[0] != RUNNING:
-                found.append(Violation(place.machine.name, "I1", told(place.machine)))
+        for name, place in self.belt.places.items():
+            if OFF not in stories[name].states and place.machine.node.domain(name).state()[0] != RUNNING:
+                found.append(Violation(name, "I1", told(place.machine)))
         return found
 
     def _story(self, name: str, did: str, *, takes_power: bool) -> Story:
+        may_be_off = takes_power or (did == "restore" and self._was_off(name))
         return Story(
             restored=self.asked[name] if did == "restore" else "",
             lost_power=takes_power,
-            states=(RUNNING, OFF) if takes_power else (),
+            states=(RUNNING, OFF) if may_be_off else (),
             deleted=(self.asked[name],) if did == "delete" else (),
         )
+
+    def _was_off(self, name: str) -> bool:
+        """Whether the machine was off when the set was made that is restored."""
+        folder = sets.directory_of(self.belt.places[name].machine, self.asked[name])
+        return bool(sets.manifest(folder)["power"] == "off")
 
     def _settle(self) -> None:
         """As an admin does in the morning: power on, back out of what failed, let failed leaves go."""
