@@ -14,7 +14,7 @@ from controller.decide import Bounds, is_ended
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
-from vmkeep.contract.machine import check_name
+from vmkeep.contract.machine import check_name, check_node
 from vmkeep.contract.modes import ROWS, Circle, Mode
 from vmkeep.contract.plan import is_excluded
 from vmkeep.contract.timestamps import to_timestamp
@@ -171,17 +171,11 @@ def _choice(surveyed: Surveyed) -> Choice:
     machine = surveyed.machine
     try:
         check_name(machine.name)
-        excluded = is_excluded(machine.name, surveyed.sources)
+        if is_excluded(machine.name, surveyed.sources):
+            return Choice(machine.name, Fate.EXCLUDED, sentence="sstBackupExcludeFromBackup is TRUE")
+        check_node(machine)
     except Refused as why:
         return _refused(machine.name, why.code, why.sentence)
-    if excluded:
-        return Choice(machine.name, Fate.EXCLUDED, sentence="sstBackupExcludeFromBackup is TRUE")
-    if not machine.node:
-        return _refused(
-            machine.name,
-            ReturnValue.UNDEFINED_OBJECT,
-            f"{machine.name}: the machine names no node, so no agent can back it up; set sstNode in {machine.dn}",
-        )
     return Choice(machine.name, Fate.BACK_UP, has_backup_subtree=machine.has_backup_subtree)
 
 

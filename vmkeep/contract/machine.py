@@ -59,6 +59,16 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_node(machine: Machine) -> str:
+    """The node a machine runs on; Refused where its entry names none."""
+    if not machine.node:
+        raise Refused(
+            ReturnValue.UNDEFINED_OBJECT,
+            f"{machine.name}: the machine names no node, so no agent can back it up; set sstNode in {machine.dn}",
+        )
+    return machine.node
+
+
 def check_target(machine: str, target: str) -> str:
     """A disk's target name if it may become part of a file name; Refused otherwise."""
     if not _ALLOWED_TARGET.fullmatch(target):

@@ -19,6 +19,7 @@ from vmkeep.contract.names import Attribute
 
 Value = TypeVar("Value")
 _FREEZE_SECONDS = 10
+_SOME_DAY = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,20 @@ def is_excluded(machine: str, sources: Sequence[Source]) -> bool:
     return bool(_Reader(machine, sources).optional(Attribute.EXCLUDE, _boolean))
 
 
+def schedule_of(machine: str, sources: Sequence[Source]) -> Schedule | None:
+    """The plan's cron fields, read on their own: what else cannot be read is told on the leaf, by the agent."""
+    return _schedule(_Reader(machine, sources))
+
+
+def source_of(attribute: Attribute, sources: Sequence[Source]) -> Source | None:
+    """The entry whose value of an attribute is in effect; None where no entry sets it."""
+    wanted = attribute.casefold()
+    return next(
+        (one for one in sources if any(name.casefold() == wanted and one.attributes[name] for name in one.attributes)),
+        None,
+    )
+
+
 def resolve(machine: str, sources: Sequence[Source]) -> Plan:
     """The effective plan, from sources in order of precedence; Refused names machine, attribute and entry."""
     read = _Reader(machine, sources)
@@ -133,6 +148,17 @@ class _Reader:
                 f"{self._machine}: no plan sets {attribute}; looked in {looked}; set it there",
             )
         return value
+
+    def refuse_dates_that_never_come(self, schedule: Schedule) -> None:
+        """Each field may be one, and together they may ask for 30 February."""
+        try:
+            next(CronSim(schedule.expression, _SOME_DAY))
+        except (CronSimError, StopIteration):
+            raise Refused(
+                ReturnValue.CONFIGURATION_UNREADABLE,
+                f"{self._machine}: no date fits {Attribute.CRON_DAY} {schedule.day}, {Attribute.CRON_MONTH} "
+                f"{schedule.month} and {Attribute.CRON_DAY_OF_WEEK} {schedule.day_of_week}; correct one of them",
+            ) from None
 
     def finish(self) -> Mapping[str, str]:
         return dict(self._origins)
@@ -225,7 +251,9 @@ def _schedule(read: _Reader) -> Schedule | None:
     active = read.optional(Attribute.CRON_ACTIVE, _boolean)
     if minute is None or hour is None:
         return None
-    return Schedule(minute, hour, day or "*", month or "*", day_of_week or "*", active=bool(active))
+    schedule = Schedule(minute, hour, day or "*", month or "*", day_of_week or "*", active=bool(active))
+    read.refuse_dates_that_never_come(schedule)
+    return schedule
 
 
 def _cron_field(position: int) -> Callable[[str], str]:
@@ -235,7 +263,7 @@ def _cron_field(position: int) -> Callable[[str], str]:
         fields = ["*"] * 5
         fields[position] = text
         try:
-            CronSim(" ".join(fields), datetime(2000, 1, 1, tzinfo=UTC))
+            CronSim(" ".join(fields), _SOME_DAY)
         except CronSimError:
             raise _Unreadable("it is not a cron field", ReturnValue.CONFIGURATION_UNREADABLE) from None
         if not text or " " in text:
