@@ -18,8 +18,6 @@ from vmkeep.contract.plan import Schedule
 _MINUTE = timedelta(minutes=1)
 # More than any zone sets its clock back: what it shows may come again so much later.
 _OUTSIDE = timedelta(hours=3)
-# Tried one after the other. 29 February on a certain weekday comes once in 28 years, around 2100 in 40.
-_LOOKS_BACK = (timedelta(hours=1), timedelta(days=1), timedelta(days=40), timedelta(days=400), timedelta(days=366 * 42))
 
 
 def slots(schedule: Schedule, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
@@ -32,9 +30,10 @@ def slots(schedule: Schedule, zone: ZoneInfo, after: datetime) -> Iterator[datet
 
 
 def newest_slot(schedule: Schedule, zone: ZoneInfo, now: datetime) -> datetime | None:
-    """The last slot that has come by now; None where there was none in 42 years."""
-    for back in _LOOKS_BACK:
-        come = deque(takewhile(lambda slot: slot <= now, slots(schedule, zone, now - back)), maxlen=1)
+    """The last slot that has come by now; None where there was none for 50 years."""
+    for wall in CronSim(schedule.expression, _shows(now - _OUTSIDE, zone), reverse=True):
+        since = slots(schedule, zone, _instant(wall, zone, fold=0) - _OUTSIDE)
+        come = deque(takewhile(lambda slot: slot <= now, since), maxlen=1)
         if come:
             return come.pop()
     return None
