@@ -3,16 +3,21 @@
 import os
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeAlias
+from zoneinfo import ZoneInfo
 
 import typer
+from structlog.typing import FilteringBoundLogger
 
 from controller.check import check as check_directory
 from controller.cycle import NOT_ENDED, Cycle, bounds_of, read_view, utc_now
+from controller.lookout import Lookout, slots_of
 from controller.rehearsal import Rehearsal, comment
-from controller.report import NONE_FINISHED, exit_code, line, summary
+from controller.report import ALL_FINISHED, NONE_FINISHED, exit_code, line, summary
 from controller.run import Choice, Fate, Started, choose, start
+from controller.schedule import Schedule
 from controller.waiting import Run
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.directory.catalogue import Catalogue
@@ -42,6 +47,7 @@ SettingsFile: TypeAlias = Annotated[Path | None, PROGRAM.settings_option()]
 Machines: TypeAlias = Annotated[
     list[str] | None, typer.Argument(metavar="[MACHINE]...", help="names, as sstVirtualMachine has them")
 ]
+Due: TypeAlias = Annotated[bool, typer.Option("--due", help="every machine that is due by its plan")]
 All: TypeAlias = Annotated[bool, typer.Option("--all", help="every machine and template of the directory")]
 
 
@@ -56,16 +62,21 @@ def run(
     context: typer.Context,
     machines: Machines = None,
     everything: All = False,
+    due: Due = False,
     timeout: Annotated[
         float | None, typer.Option(min=0, metavar="SECONDS", help="stop waiting after this long")
     ] = None,
     settings_file: SettingsFile = None,
 ) -> None:
-    """Back up machines and wait for them; for cron. Exit 0: all finished, 3: some, 1: none, 2: usage."""
+    """Back up machines and wait for them; for cron. Exit 0: all finished or none due, 3: some, 1: none, 2: usage."""
     with PROGRAM.told():
-        names = _names(machines, everything)
+        if due and (machines or everything):
+            raise typer.BadParameter("--due chooses the machines itself: name none, and leave --all out")
+        names = None if due else _names(machines, everything)
         chosen = PROGRAM.settings(context, settings_file)
-        raise typer.Exit(_run(chosen, names, chosen.run_timeout_seconds if timeout is None else timeout))
+        seconds = chosen.run_timeout_seconds if timeout is None else timeout
+        with opened(chosen.directory) as catalogue:
+            raise typer.Exit(_run_due(catalogue, chosen, seconds) if due else _run(catalogue, chosen, names, seconds))
 
 
 @app.command()
@@ -75,7 +86,7 @@ def serve(
     pidfile: Annotated[Path | None, typer.Option(metavar="FILE", help="written while at work")] = None,
     settings_file: SettingsFile = None,
 ) -> None:
-    """Move whatever is in flight, until stopped. Starts no backup by itself."""
+    """Start what is due by the plans, and move whatever is in flight, until stopped."""
     with PROGRAM.told():
         chosen = PROGRAM.settings(context, settings_file)
         with daemonized(daemon, pidfile, chosen.logs):
@@ -115,27 +126,50 @@ def main() -> None:
     app(prog_name=PROGRAM.name)
 
 
-def _run(chosen: ControllerSettings, names: list[str] | None, timeout: float) -> int:
+def _run(catalogue: Catalogue, chosen: ControllerSettings, names: list[str] | None, timeout: float) -> int:
+    choices = choose(catalogue, names)
+    if not choices:
+        print(f"there is no machine below {catalogue.tree.machines}: is the suffix in the settings right?")
+        return NONE_FINISHED
+    started = _start(catalogue, choices, chosen)
+    return _waited(catalogue, chosen, started, frozenset({started.timestamp}), timeout)
+
+
+def _run_due(catalogue: Catalogue, chosen: ControllerSettings, timeout: float) -> int:
+    lookout = Lookout(catalogue, ZoneInfo(chosen.timezone))
+    due = lookout.look(utc_now())
+    choices = (*due, *lookout.refused())
+    if not choices:
+        return _nothing_due(lookout)
+    started = replace(_start(catalogue, choices, chosen), timestamp=", ".join(slots_of(due)) or "nothing is due")
+    # Another controller may be adding leaves of the same slots: they are not complete because ours are.
+    return _waited(catalogue, chosen, started, frozenset(), timeout)
+
+
+def _nothing_due(lookout: Lookout) -> int:
+    if lookout.is_anything_planned:
+        return ALL_FINISHED  # in silence: cron asks every few minutes, and mails what is printed
+    print("no machine has a schedule that is active: `vmkeep plan` says why")
+    return NONE_FINISHED
+
+
+def _waited(
+    catalogue: Catalogue, chosen: ControllerSettings, started: Started, complete: frozenset[str], timeout: float
+) -> int:
+    """Wait for the leaves of a run, and print how each machine ended; the exit code."""
     # Cron mails whatever is printed: the lines of the machines say it all, the log only what is odd.
     quiet = chosen.logs.model_copy(update={"level": "debug" if chosen.logs.level == "debug" else "warning"})
     log = logs.configure(quiet, PROGRAM.name)
-    bounds = bounds_of(chosen)
-    with opened(chosen.directory) as catalogue:
-        choices = choose(catalogue, names)
-        if not choices:
-            print(f"there is no machine below {catalogue.tree.machines}: is the suffix in the settings right?")
-            return NONE_FINISHED
-        started = _start(catalogue, choices, chosen)
-        cycle = Cycle(catalogue, bounds, log, only=started.machines, complete=frozenset({started.timestamp}))
-        waiting = Run(cycle, started, lambda outcome: print(line(outcome), flush=True), time.monotonic() + timeout)
-        loop = Loop(waiting.turn, Pace(chosen.reconcile_seconds), log, bugs_allowed=3)
-        waiting.when_over = loop.stop
-        if started.machines:
-            with catalogue.store.watch(catalogue.tree.machines, NOT_ENDED, loop.wake), signals(loop):
-                loop.run()
-        outcomes = waiting.close()
-        print(summary(started.timestamp, outcomes), flush=True)
-        return INTERRUPTED + loop.stopped_by if loop.stopped_by else exit_code(outcomes)
+    cycle = Cycle(catalogue, bounds_of(chosen), log, only=started.machines, complete=complete)
+    waiting = Run(cycle, started, lambda outcome: print(line(outcome), flush=True), time.monotonic() + timeout)
+    loop = Loop(waiting.turn, Pace(chosen.reconcile_seconds), log, bugs_allowed=3)
+    waiting.when_over = loop.stop
+    if started.machines:
+        with catalogue.store.watch(catalogue.tree.machines, NOT_ENDED, loop.wake), signals(loop):
+            loop.run()
+    outcomes = waiting.close()
+    print(summary(started.timestamp, outcomes), flush=True)
+    return INTERRUPTED + loop.stopped_by if loop.stopped_by else exit_code(outcomes)
 
 
 def _serve(chosen: ControllerSettings) -> None:
@@ -144,11 +178,24 @@ def _serve(chosen: ControllerSettings) -> None:
     metrics.listen(chosen.metrics)
     with opened(chosen.directory) as catalogue:
         cycle = Cycle(catalogue, bounds_of(chosen), log, metrics)
-        loop = Loop(cycle.turn_and_wait, Pace(chosen.reconcile_seconds), log, Readiness.of(os.environ))
+        schedule = _schedule(catalogue, chosen, log)
+
+        def turn() -> float:
+            # What is in flight comes first: it goes on even where the plans cannot be read.
+            next_move, next_slot = cycle.turn_and_wait(), schedule.turn()
+            return next_slot if next_move is None else min(next_move, next_slot)
+
+        loop = Loop(turn, Pace(chosen.reconcile_seconds), log, Readiness.of(os.environ))
         with catalogue.store.watch(catalogue.tree.machines, NOT_ENDED, loop.wake) as watcher, signals(loop):
             log.info("at work", directory=chosen.directory.uri, watch=watcher.kind)
             loop.run()
         log.info("stopped")
+
+
+def _schedule(catalogue: Catalogue, chosen: ControllerSettings, log: FilteringBoundLogger) -> Schedule:
+    lookout = Lookout(catalogue, ZoneInfo(chosen.timezone))
+    bounds = bounds_of(chosen)
+    return Schedule(lookout, bounds, log, utc_now, lambda: read_view(catalogue).leaves, _wait_a_random_moment)
 
 
 def _start(catalogue: Catalogue, choices: tuple[Choice, ...], chosen: ControllerSettings) -> Started:

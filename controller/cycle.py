@@ -99,11 +99,12 @@ class Cycle:
     elapsed: Callable[[], float] = time.monotonic
     refused: dict[tuple[str, str], tuple[Leaf, str]] = field(default_factory=dict)
     _seen: dict[str, tuple[tuple[Leaf, datetime], float]] = field(default_factory=dict)
+    _first_seen: dict[str, float] = field(default_factory=dict)
 
     def turn(self) -> View:
         """Read, decide and act until nothing is left to do; the view as it is then."""
         view = replace(read_view(self.catalogue), only=self.only, complete=self.complete)
-        view = replace(view, changed=self._changed_as_seen_here(view))
+        view = replace(view, changed=self._changed_as_seen_here(view), begun=self._begun_as_seen_here(view))
         self.refused = {key_of(leaf): self.refused[key_of(leaf)] for leaf in view.leaves if self._stays_refused(leaf)}
         leaves = tuple(leaf for leaf in view.leaves if key_of(leaf) not in self.refused)
         view = replace(view, leaves=leaves, nodes=self._nodes_if_needed(view))
@@ -192,6 +193,13 @@ class Cycle:
             for dn, version in versions.items()
         }
         return {dn: now - timedelta(seconds=elapsed - since) for dn, (_, since) in self._seen.items()}
+
+    def _begun_as_seen_here(self, view: View) -> dict[str, datetime]:
+        """When each run began, by our own clock: when a leaf of its timestamp was first seen here."""
+        now, elapsed = self.clock(), self.elapsed()
+        known = self._first_seen
+        self._first_seen = {leaf.timestamp: known.get(leaf.timestamp, elapsed) for leaf in view.leaves}
+        return {timestamp: now - timedelta(seconds=elapsed - since) for timestamp, since in self._first_seen.items()}
 
     def _stays_refused(self, leaf: Leaf) -> bool:
         known = self.refused.get(key_of(leaf))

@@ -43,13 +43,15 @@ class Bounds:
 class View:
     """What was read: every leaf that has not ended.
 
-    `changed` says when a leaf was last seen to be written, where the directory tells. `complete` are timestamps of runs
-    whose leaves are all there for certain. `only` are the folded names of the machines to act on; None means all.
-    `nodes` are the nodes of machines, by folded name, where they matter: when a snapshot has been standing for long.
+    `changed` says when a leaf was last seen to be written, where the directory tells, and `begun` when a leaf of a run
+    was first seen, by the run's timestamp. `complete` are timestamps of runs whose leaves are all there for certain.
+    `only` are the folded names of the machines to act on; None means all. `nodes` are the nodes of machines, by folded
+    name, where they matter: when a snapshot has been standing for long.
     """
 
     leaves: tuple[Leaf, ...]
     changed: Mapping[str, datetime] = field(default_factory=lambda: MappingProxyType({}))
+    begun: Mapping[str, datetime] = field(default_factory=lambda: MappingProxyType({}))
     complete: frozenset[str] = frozenset()
     only: frozenset[str] | None = None
     nodes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -178,7 +180,9 @@ class _Rules:
         return leaf.mode is Mode.SNAPSHOT or leaf.dn in self._view.changed
 
     def _pass_the_barrier(self, leaf: Leaf) -> Action | datetime:
-        due = _later(leaf.planned, self._bounds.snapshot_deadline)
+        # A slot that is caught up was planned long before anybody could begin.
+        begun = max(leaf.planned, self._view.begun.get(leaf.timestamp, leaf.planned))
+        due = _later(begun, self._bounds.snapshot_deadline)
         if leaf.timestamp in self._held_up and self._now < due:
             return due
         return self._ask(leaf, Mode.MERGE)

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from controller.run import Choice, Fate
 from vmkeep.contract.codes import meaning_of
@@ -82,15 +83,17 @@ def _what(outcome: Outcome) -> str:
     if outcome.still_in_flight:
         return f"still {leaf.raw_mode}, leaf {leaf.timestamp}; `vmkeep-controller serve` or the next run takes it on"
     if leaf.is_good_backup:
-        return f"finished{_figures(leaf)}"
+        return f"finished{_figures(leaf, choice.begun)}"
     message = f": {leaf.message}" if leaf.message else ""
     return f"failed in {leaf.raw_mode}, return value {leaf.return_value} ({meaning_of(leaf.return_value)}){message}"
 
 
-def _figures(leaf: Leaf) -> str:
+def _figures(leaf: Leaf, begun: datetime | None) -> str:
     figures = []
     if (downtime := leaf.duration("downtime")) is not None:
         figures.append(f"downtime {downtime:.3f} s")
     if is_timestamp(leaf.state):
-        figures.append(f"duration {(from_timestamp(leaf.state) - leaf.planned).total_seconds():.0f} s")
+        # A slot that is caught up began long after it was planned.
+        since = max(leaf.planned, begun.replace(microsecond=0)) if begun else leaf.planned
+        figures.append(f"duration {(from_timestamp(leaf.state) - since).total_seconds():.0f} s")
     return "".join(f", {figure}" for figure in figures) + (f" ({leaf.message})" if leaf.message else "")

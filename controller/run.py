@@ -1,12 +1,12 @@
-"""The start of a run: which machines, and one leaf for each, all of the same time.
+"""The start of a run: which machines, and one leaf for each, all of the same time or each of the slot that is due.
 
-Called by the command `run` and, rehearsed, by `plan`.
+Called by the command `run`, by the schedule and, rehearsed, by `plan`.
 
 One bad machine never stops the others; two controllers that start at once never give a machine two leaves in flight.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -36,7 +36,10 @@ class Fate(Enum):
 
 @dataclass(frozen=True)
 class Choice:
-    """One machine of the run. `leaf` is the DN that is watched, named by `timestamp`; `sentence` and `code` say why."""
+    """One machine of the run. `leaf` is the DN that is watched, named by `timestamp`; `sentence` and `code` say why.
+
+    Before the start, `timestamp` is the slot that is due (none: the time of the start) and `sentence` goes on its leaf.
+    """
 
     machine: str
     fate: Fate
@@ -45,6 +48,7 @@ class Choice:
     sentence: str = ""
     code: ReturnValue = ReturnValue.SUCCESS
     has_backup_subtree: bool = True
+    begun: datetime | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -84,7 +88,8 @@ def start(
     step_back: Callable[[int], None],
 ) -> Started:
     """Add the leaves, in mode initialize. `read_leaves` reads those not ended; `step_back` waits a random moment."""
-    run = _Run(catalogue, _free_timestamp(catalogue, now), now, bounds, read_leaves)
+    timestamp = _free_timestamp(catalogue, now) if any(not one.timestamp for one in choices) else to_timestamp(now)
+    run = _Run(catalogue, timestamp, now, bounds, read_leaves)
     settled = {choice.machine: choice for choice in choices if choice.fate is not Fate.BACK_UP}
     wanted = [choice for choice in choices if choice.fate is Fate.BACK_UP]
     for round_number in range(_ROUNDS):
@@ -99,14 +104,14 @@ def start(
 
 
 class _Run:
-    """Gives machines their leaves, under one timestamp."""
+    """Gives machines their leaves, under one timestamp unless a machine has its own."""
 
     def __init__(
         self, catalogue: Catalogue, timestamp: str, now: datetime, bounds: Bounds, read_leaves: Reader
     ) -> None:
         self.timestamp = timestamp
         self._catalogue = catalogue
-        self._added_at = to_timestamp(now)
+        self._now = now
         self._bounds = bounds
         self._read_leaves = read_leaves
 
@@ -122,6 +127,8 @@ class _Run:
         for choice in added:
             if choice.fate is Fate.BACK_UP and self._is_alone(choice, busy):
                 yield choice
+            elif choice.fate is Fate.TAKEN_ON and _key(choice) not in busy and self._catalogue.leaf(choice.leaf):
+                yield choice  # another controller added it, and it has ended already
 
     def _busy(self) -> dict[str, list[Leaf]]:
         found: dict[str, list[Leaf]] = {}
@@ -136,17 +143,22 @@ class _Run:
 
         Where another controller added the very same leaf just now, the next round takes that one on.
         """
+        timestamp = choice.timestamp or self.timestamp
+        dn = self._catalogue.tree.leaf(choice.machine, timestamp)
         try:
             if not choice.has_backup_subtree:
                 self._catalogue.add_backup_subtree(choice.machine)
-            mine = self._catalogue.add_leaf(choice.machine, self.timestamp, self._added_at)
+            mine = self._catalogue.add_leaf(choice.machine, timestamp, to_timestamp(self._now), choice.sentence)
         except Refused as why:
             return _refused(choice.machine, why.code, f"{choice.machine}: the leaf cannot be added: {why.sentence}")
-        dn = self._catalogue.tree.leaf(choice.machine, self.timestamp)
-        return Choice(choice.machine, Fate.BACK_UP if mine else Fate.TAKEN_ON, dn, self.timestamp)
+        if not mine:
+            return Choice(
+                choice.machine, Fate.TAKEN_ON, dn, timestamp, f"another controller added the leaf {timestamp}"
+            )
+        return replace(choice, leaf=dn, timestamp=timestamp, begun=self._now)
 
     def _is_alone(self, choice: Choice, busy: dict[str, list[Leaf]]) -> bool:
-        others = [leaf for leaf in busy.get(_key(choice), []) if leaf.timestamp != self.timestamp]
+        others = [leaf for leaf in busy.get(_key(choice), []) if leaf.timestamp != choice.timestamp]
         if others:
             self._catalogue.store.delete(choice.leaf)
         return not others

@@ -26,7 +26,7 @@ def day(number: int, hour: int = 3) -> datetime:
 
 
 def due(leaves: list[datetime], now: datetime = NOON) -> datetime | None:
-    return due_slot(NIGHTLY, UTC_ZONE, last_that_counts(leaves, now), now)
+    return due_slot(newest_slot(NIGHTLY, UTC_ZONE, now), last_that_counts(leaves, now))
 
 
 def test_what_was_missed_is_caught_up_once_and_newest_only() -> None:
@@ -68,8 +68,8 @@ def test_however_the_clock_jumps_no_slot_is_started_twice_and_each_is_the_newest
     leaves: list[datetime] = []
     for step in steps:
         now += timedelta(seconds=step)
-        slot = due_slot(schedule, zone, last_that_counts(leaves, now), now)
         came = newest_slot(schedule, zone, now)
+        slot = due_slot(came, last_that_counts(leaves, now))
         if slot:
             assert slot == came
             assert slot not in leaves
@@ -85,7 +85,7 @@ def test_what_is_left_out_is_what_lies_between_the_last_leaf_and_the_slot(
     zone, last = night
     now = last + timedelta(minutes=minutes)
     come = list(takewhile(lambda slot: slot <= now, slots(schedule, zone, last)))
-    slot = due_slot(schedule, zone, last, now)
+    slot = due_slot(newest_slot(schedule, zone, now), last)
     assert slot == (come[-1] if come else None)
     assert slot is None or left_out(schedule, zone, last, slot) == len(come) - 1
 

@@ -16,7 +16,7 @@ from vmkeep.contract.errors import Refused
 from vmkeep.contract.machine import Machine, check_name, check_node
 from vmkeep.contract.names import Attribute
 from vmkeep.contract.plan import Schedule, Source, is_excluded, schedule_of, source_of
-from vmkeep.contract.slots import newest_slot, slots
+from vmkeep.contract.slots import slots
 
 # A clock that was set back finds leaves ahead of it, and must not run their slots again. Leaves that lie further ahead
 # were made by a clock gone wrong: waiting for 2099 would end the machine's backups.
@@ -67,13 +67,12 @@ def last_that_counts(leaves: Iterable[datetime], now: datetime) -> datetime | No
     return max((leaf for leaf in leaves if leaf <= now + AHEAD), default=None)
 
 
-def due_slot(schedule: Schedule, zone: ZoneInfo, last: datetime | None, now: datetime) -> datetime | None:
-    """The slot to start now, where `last` is the newest leaf that counts: the newest that has come, if it has no leaf.
+def due_slot(newest: datetime | None, last: datetime | None) -> datetime | None:
+    """The slot to start now: the newest that has come, where `last`, the newest leaf that counts, is older.
 
-    Older ones that were missed are never started: one backup now is worth as much as five.
+    Older slots that were missed are never started: one backup now is worth as much as five.
     """
-    slot = newest_slot(schedule, zone, now)
-    return slot if slot is not None and (last is None or last < slot) else None
+    return newest if newest is not None and (last is None or last < newest) else None
 
 
 def left_out(schedule: Schedule, zone: ZoneInfo, last: datetime, slot: datetime) -> int:

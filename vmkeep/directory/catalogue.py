@@ -120,7 +120,15 @@ class Catalogue:
             if leaf:
                 yield leaf
 
-    def add_leaf(self, machine: str, timestamp: str, now: str) -> bool:
+    def leaf_names(self, machine: str | None = None) -> Iterator[tuple[str, str]]:
+        """Machine and timestamp of every leaf, whatever its mode, and nothing else of it."""
+        base = self.tree.machine_plan(machine) if machine else self.tree.machines
+        for entry in self.store.search(base, LEAVES, attributes=("objectClass", "ou")):
+            leaf = leaf_of(entry)
+            if leaf:
+                yield leaf.machine, leaf.timestamp
+
+    def add_leaf(self, machine: str, timestamp: str, now: str, message: str = "") -> bool:
         """The first step of a backup; False where that leaf exists."""
         return self.store.add(
             self.tree.leaf(machine, timestamp),
@@ -131,6 +139,7 @@ class Catalogue:
                 Attribute.MODE: (Mode.INITIALIZE,),
                 Attribute.STATE: (now,),
                 Attribute.RETURN_VALUE: ("0",),
+                Attribute.MESSAGE: (message,) if message else (),
             },
         )
 

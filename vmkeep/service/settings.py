@@ -89,7 +89,7 @@ class ControllerSettings(Section):
     directory: DirectorySettings = Field(description="the directory and how to reach it")
     timezone: Annotated[str, AfterValidator(_timezone)] = Field(
         default="UTC",
-        description="time zone of the cron fields in the plans; this version reads it and starts nothing by them",
+        description="time zone of the cron fields in the plans",
     )
     snapshot_deadline_seconds: PositiveFloat = Field(
         default=600, description="how long the machines of one run wait for a slow snapshot before they are merged"
@@ -212,6 +212,9 @@ class ConsoleSettings(Section):
     """Settings of vmkeep, the admin's command line."""
 
     directory: DirectorySettings = Field(description="the directory and how to reach it")
+    timezone: Annotated[str, AfterValidator(_timezone)] = Field(
+        default="UTC", description="time zone of the cron fields in the plans; the same as the controller's"
+    )
 
 
 def load(model: type[Model], path: Path) -> Model:
