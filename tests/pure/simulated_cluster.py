@@ -1,4 +1,4 @@
-"""A cluster in which time passes at will: machines with plans, agents that need their time, a controller with outages."""
+"""A cluster in which time passes at will: machines with plans, agents that need time, a controller with outages."""
 
 import random
 from datetime import datetime, timedelta
@@ -81,15 +81,13 @@ class SimulatedCluster:
             if self.now >= due:
                 report = Report(to_timestamp(self.now), chance.choice([0, 0, 0, 100]))
                 self.catalogue.claim(leaf, Mode.FINISHED, report)
-        for name in self.added:
-            ended = sorted((one for one in self.catalogue.leaves(name)), key=lambda leaf: leaf.timestamp)
-            for leaf in ended[:-1]:
-                if leaf.mode is Mode.FINISHED:
-                    self.catalogue.store.delete(leaf.dn)
+                for older in self.catalogue.leaves(leaf.machine):
+                    if older.mode is Mode.FINISHED and older.timestamp < leaf.timestamp:
+                        self.catalogue.store.delete(older.dn)
 
-    def is_busy(self, name: str) -> bool:
-        """Whether a leaf of a machine is in flight."""
-        return any(leaf.machine == name for leaf in self._leaves())
+    def busy(self) -> set[str]:
+        """The machines that have a leaf in flight."""
+        return {leaf.machine for leaf in self._leaves()}
 
     def _leaves(self) -> tuple[Leaf, ...]:
         return tuple(leaf for leaf in read_view(self.catalogue).leaves if leaf.is_in_flight)
