@@ -39,6 +39,16 @@ def vmkeep(cluster: ClusterOfPeers, *arguments: str) -> Ended:
     return cluster.run("--settings", str(cluster.settings_file("admin")), *arguments, program="vmkeep")
 
 
+def schedule(cluster: ClusterOfPeers, machine: str, hour: str, active: str) -> None:
+    fields = {"Minute": "0", "Hour": hour, "Day": "*", "Month": "*", "DayOfWeek": "*", "Active": active}
+    values = "".join(f"-\nreplace: sstCron{name}\nsstCron{name}: {value}\n" for name, value in fields.items())
+    classes = "objectClass: organizationalUnit\nobjectClass: sstVirtualizationBackupObjectClass\n"
+    dn = cluster.tree.machine_plan(machine)
+    cluster.slapd.modify(
+        f"dn: {dn}\nchangetype: modify\nreplace: objectClass\n{classes}objectClass: sstCronObjectClass\n{values}"
+    )
+
+
 def test_status_shows_how_every_machine_stands(cluster: ClusterOfPeers) -> None:
     ended = vmkeep(cluster, "status")
     assert ended.code == 3, ended
@@ -81,6 +91,51 @@ def test_status_as_json_has_the_documented_shape(cluster: ClusterOfPeers) -> Non
         "trouble": None,
     }
     assert machines["running"]["running"]["percent"] == 42
+
+
+def test_plan_of_all_shows_what_starts_when_and_why_a_machine_does_not(cluster: ClusterOfPeers) -> None:
+    schedule(cluster, "good", hour="3", active="TRUE")
+    schedule(cluster, "never", hour="25", active="TRUE")
+    try:
+        ended = vmkeep(cluster, "plan", "--at", "2026-01-02T12:00", "--days", "2")
+        shown = json.loads(vmkeep(cluster, "plan", "--at", "20260102T120000Z", "--json").out)
+    finally:
+        for name in ("good", "never"):
+            schedule(cluster, name, hour="3", active="FALSE")
+    assert ended.code == 0, ended
+    machine = cluster.tree.machine_plan("never")
+    assert ended.out.splitlines() == [
+        "at once, missed at Fri 2026-01-02 03:00 UTC  20260102T030000Z  good",
+        "Sat 2026-01-03 03:00 UTC  20260103T030000Z  good",
+        "Sun 2026-01-04 03:00 UTC  20260104T030000Z  good",
+        f"failed  not active: sstCronActive is FALSE in {cluster.tree.cluster_plan}",
+        f"never  refused: sstCronHour is '25' in {machine}: it is not a cron field",
+        f"out  left out: sstBackupExcludeFromBackup is TRUE in {cluster.tree.machine_plan('out')}",
+        f"running  not active: sstCronActive is FALSE in {cluster.tree.cluster_plan}",
+        "5 machines; 2 days from Fri 2026-01-02 12:00 UTC, zone UTC",
+    ]
+    assert [start["slot"] for start in shown["starts"]] == ["20260102T030000Z", "20260103T030000Z"]
+    assert {one["machine"]: one["why"] for one in shown["absences"]}["never"] == "refused"
+
+
+def test_plan_of_one_machine_shows_its_next_starts_in_the_cluster_s_zone(cluster: ClusterOfPeers) -> None:
+    schedule(cluster, "good", hour="3", active="TRUE")
+    settings = cluster.settings_file("admin", timezone="Europe/Zurich")
+    arguments = ("plan", "good", "--at", "2026-07-01", "--days", "1")
+    try:
+        out = cluster.run("--settings", str(settings), *arguments, program="vmkeep").out
+        shown = json.loads(cluster.run("--settings", str(settings), *arguments, "--json", program="vmkeep").out)
+    finally:
+        schedule(cluster, "good", hour="3", active="FALSE")
+    assert "Wed 2026-07-01 03:00 CEST  20260701T010000Z  good" in out.splitlines()
+    assert shown["schedule"]["starts"][-1]["local"] == "2026-07-01T03:00+02:00"
+
+
+@pytest.mark.parametrize("arguments", [["--at", "tomorrow"], ["--at", "9999-12-31"], ["--days", "-1"]])
+def test_plan_of_a_time_that_is_none_is_wrong_usage(cluster: ClusterOfPeers, arguments: list[str]) -> None:
+    ended = vmkeep(cluster, "plan", *arguments)
+    assert ended.code == 2, ended
+    assert "Traceback" not in ended.err
 
 
 @pytest.mark.parametrize("command", ["status", "plan"])

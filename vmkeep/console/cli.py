@@ -9,21 +9,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from vmkeep.console.cli_plan import plan_command
 from vmkeep.console.cli_restore import abort_command, delete_command, restore_command
 from vmkeep.console.cli_sets import rebuild_command, sets_command
-from vmkeep.console.effective import settings_of
-from vmkeep.console.options import PROGRAM, AsJson, Machine, SettingsFile, catalogue_of, unknown
+from vmkeep.console.options import PROGRAM, AsJson, SettingsFile, catalogue_of, unknown
 from vmkeep.console.reading import Reading, read_all, read_one
 from vmkeep.console.status import Standing, Status, statuses, to_json
-from vmkeep.console.tables import plan_table, status_lines, status_table, summary
-from vmkeep.contract.machine import Power, check_name
-from vmkeep.contract.methods import ways
-from vmkeep.contract.plan import is_excluded, resolve
+from vmkeep.console.tables import status_lines, status_table, summary
+from vmkeep.contract.machine import check_name
 from vmkeep.directory.catalogue import Catalogue
-from vmkeep.directory.survey import survey_one
 
 SOME_FAILED = 3
-_WIDTH_WITHOUT_TERMINAL = 240
 
 app = typer.Typer(
     help="Shows how the backups of the cluster's machines stand, and restores machines from them.",
@@ -54,35 +50,7 @@ def status(
         raise typer.Exit(SOME_FAILED if any(one.standing is Standing.FAILED for one in found) else 0)
 
 
-@app.command()
-def plan(
-    context: typer.Context,
-    machine: Machine,
-    as_json: AsJson = False,
-    settings_file: SettingsFile = None,
-) -> None:
-    """Show a machine's effective backup plan, and where each value comes from."""
-    with catalogue_of(context, settings_file) as catalogue:
-        found = survey_one(catalogue, check_name(machine))
-        if found is None:
-            raise unknown(catalogue, machine)
-        excluded = is_excluded(machine, found.sources)
-        effective = resolve(machine, found.sources)
-        values = settings_of(effective)
-        if as_json:
-            shown = {one.attribute: {"value": one.value, "from": one.origin} for one in values}
-            print(json.dumps({"machine": machine, "left_out": excluded, "plan": shown}, indent=2))
-            return
-        if excluded:
-            print(f"{machine} is left out of every run (sstBackupExcludeFromBackup is TRUE); its plan would be:")
-        # A pipe has no width; a table folded to 80 columns would be of no use to grep.
-        width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
-        Console(width=width).print(plan_table(values))
-        print("while it runs, its disks are, by where images and backup directory lie:")
-        for place, way in ways(effective.method, Power.RUNNING).items():
-            print(f"  {place}: {way}")
-
-
+app.command("plan")(plan_command)
 app.command("restore")(restore_command)
 app.command("abort")(abort_command)
 app.command("delete")(delete_command)
