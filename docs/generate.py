@@ -14,13 +14,14 @@ from controller import cli as controller_cli
 from controller import report
 from nodeagent import cli as node_agent_cli
 from vmkeep.console import cli as console_cli
-from vmkeep.console import restore
+from vmkeep.console import outlook, restore
 from vmkeep.console.status import Standing
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.machine import Power
 from vmkeep.contract.manifest import Consistency
 from vmkeep.contract.modes import TABLE, Circle, Kind, Row
 from vmkeep.contract.names import OIDS, Attribute, ObjectClass
+from vmkeep.contract.timetable import Why
 from vmkeep.service import settings
 from vmkeep.service.command import ERROR, USAGE
 
@@ -210,6 +211,7 @@ def _commands() -> Iterator[str]:
     yield "# Commands"
     yield from _program("vmkeep", console_cli.app)
     yield from _status_notes()
+    yield from _plan_notes()
     yield from _restore_notes()
     yield from _sets_notes()
     yield from _program("vmkeep-controller", controller_cli.app)
@@ -248,9 +250,13 @@ def _exit_codes() -> Iterator[str]:
     rows = [
         (
             str(report.ALL_FINISHED),
-            "every machine that is not left out is finished; also when all are left out on purpose",
+            "every machine that is not left out is finished; also when all are left out on purpose, or none is due",
         ),
-        (str(report.NONE_FINISHED), "none is finished; there is no machine at all; or the directory cannot be reached"),
+        (
+            str(report.NONE_FINISHED),
+            "none is finished; there is no machine at all, or with `--due` none with a schedule; or the directory cannot be "
+            "reached",
+        ),
         (str(USAGE), "wrong usage, or settings that cannot be used"),
         (str(report.SOME_FAILED), "some are finished, others failed or still in flight"),
         ("130, 143", "interrupted, terminated: what is in flight is taken on by `serve` or the next run"),
@@ -294,6 +300,27 @@ def _status_notes() -> Iterator[str]:
             "or null",
         ),
         ("trouble", "text or null", "why the machine's plan cannot be read"),
+    ]
+    yield from _table(("key", "type", "meaning"), [(f"`{key}`", kind, meaning) for key, kind, meaning in shape])
+
+
+def _plan_notes() -> Iterator[str]:
+    yield "\n#### The shape of `vmkeep plan --json`\n"
+    yield (
+        "Without a machine, the object below. Of one machine: `machine`, `left_out`, `plan` (value and origin by attribute), "
+        "and `schedule`, which is the object below. Keys are only ever added.\n"
+    )
+    whys = ", ".join(f"`{why}`" for why in (*Why, *outlook.Delay))
+    shape = [
+        ("from, until", "time", "what is looked at"),
+        ("timezone", "text", "zone of the cron fields"),
+        ("starts: slot", "time", "the planned time, which names the leaves"),
+        ("starts: local", "text", "the same on the cluster's clock"),
+        ("starts: at_once", "true or false", "whether it has passed without a leaf, and is started now"),
+        ("starts: machines", "list", "the machines that start then"),
+        ("absences: machine", "text", "a machine that does not start"),
+        ("absences: why", "text", f"one of {whys}"),
+        ("absences: sentence", "text", "the reason, with the entry to change"),
     ]
     yield from _table(("key", "type", "meaning"), [(f"`{key}`", kind, meaning) for key, kind, meaning in shape])
 

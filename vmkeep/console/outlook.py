@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from functools import cache
 from itertools import takewhile
 from zoneinfo import ZoneInfo
@@ -14,7 +15,13 @@ from vmkeep.contract.timestamps import to_timestamp
 from vmkeep.contract.timetable import Timetable, due_slot, last_that_counts
 
 _NAMED = 8  # of the machines of one slot, on a line for people
-_LATER = "later"
+
+
+class Delay(StrEnum):
+    """Why a machine with a schedule does not start now, or within the days shown."""
+
+    WAITS = "waits"
+    LATER = "later"
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def outlook(tables: Sequence[Timetable], leaves: Iterable[Leaf], window: Window)
         for slot in coming(schedule):
             planned.setdefault(slot, []).append(name)
         if not due and not coming(schedule):
-            absences.append(Absence(name, _LATER, _when_at_last(schedule, window)))
+            absences.append(Absence(name, Delay.LATER, _when_at_last(schedule, window)))
     starts = (*_starts(late, is_late=True), *_starts(planned, is_late=False))
     return Outlook(window, starts, tuple(sorted(absences, key=lambda one: one.machine)))
 
@@ -118,7 +125,7 @@ def _coming(schedule: Schedule, window: Window) -> tuple[datetime, ...]:
 def _waiting(name: str, due: datetime, leaves: Sequence[Leaf]) -> list[Absence]:
     in_flight = [leaf for leaf in leaves if leaf.is_in_flight]
     said = f"{to_timestamp(due)} is due and waits for the leaf"
-    return [Absence(name, "waits", f"{said} {leaf.timestamp}, which is {leaf.raw_mode}") for leaf in in_flight[:1]]
+    return [Absence(name, Delay.WAITS, f"{said} {leaf.timestamp}, which is {leaf.raw_mode}") for leaf in in_flight[:1]]
 
 
 def _when_at_last(schedule: Schedule, window: Window) -> str:
