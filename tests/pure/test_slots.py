@@ -14,6 +14,7 @@ from vmkeep.contract.plan import Schedule
 from vmkeep.contract.slots import newest_slot, slots
 
 NIGHT = timedelta(hours=9)
+SECONDS = st.sampled_from([0, 0, 1, 59])
 ZURICH = ZoneInfo("Europe/Zurich")
 
 
@@ -26,7 +27,7 @@ def between(schedule: Schedule, zone: ZoneInfo, after: datetime, until: datetime
 
 
 @settings(deadline=None, max_examples=200)
-@given(schedules(), nights(), st.integers(0, 9 * 3600))
+@given(schedules(), nights(), st.builds(lambda minute, second: 60 * minute + second, st.integers(0, 540), SECONDS))
 def test_the_slots_of_any_schedule_in_any_night_are_those_of_cron_minute_by_minute(
     schedule: Schedule, night: tuple[ZoneInfo, datetime], seconds: int
 ) -> None:
@@ -54,11 +55,18 @@ def told(text: str, after: str, hours: int) -> list[str]:
         ("0 2,3 * * *", "2026-03-28T12:00", ["29 01:00", "30 00:00", "30 01:00"]),  # as another one: once
         ("30 2 * * *", "2026-10-23T12:00", ["24 00:30", "25 00:30", "26 01:30"]),  # twice: the first time
         ("15 * * 10 SUN", "2026-10-24T23:30", ["25 00:15", "25 01:15", "25 02:15"]),  # hourly: every hour there is
+        ("0 * * * *", "2026-10-25T00:10", ["25 01:00", "25 02:00"]),  # asked within the hour that comes again
         ("0 3 * * *", "2026-03-28T12:00", ["29 01:00", "30 01:00"]),  # 3 o'clock, whatever it is in UTC
     ],
 )
 def test_nights_of_a_changed_clock(text: str, after: str, slots_in_utc: list[str]) -> None:
     assert told(text, after, 90)[: len(slots_in_utc)] == slots_in_utc
+
+
+def test_a_slot_has_come_at_its_minute_and_not_a_second_before() -> None:
+    three = datetime(2026, 5, 10, 1, tzinfo=UTC)
+    assert newest_slot(cron("0 3 * * *"), ZURICH, three) == three
+    assert newest_slot(cron("0 3 * * *"), ZURICH, three - timedelta(seconds=1)) == three - timedelta(days=1)
 
 
 @pytest.mark.parametrize(
