@@ -57,7 +57,7 @@ def is_to_stay(one: Backup, backups: list[Backup], policy: Policy) -> bool:
     return by_rule or sum(other > one.planned for other in good) < policy.floor
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(st.data(), TIMES, POLICIES)
 def test_what_stays_is_what_each_rule_says_of_each_backup_alone(
     data: st.DataObject, times: list[datetime], policy: Policy
@@ -74,7 +74,7 @@ def test_what_stays_is_what_each_rule_says_of_each_backup_alone(
     assert all(verdict.reasons for verdict in found)
 
 
-@settings(max_examples=150)
+@settings(deadline=None, max_examples=150)
 @given(TIMES, POLICIES)
 def test_pruned_after_every_backup_or_only_at_the_end_the_same_ones_are_left(
     times: list[datetime], policy: Policy
@@ -85,6 +85,7 @@ def test_pruned_after_every_backup_or_only_at_the_end_the_same_ones_are_left(
     assert left == staying(judge(map(Backup, times), policy, NOW, ZURICH))
 
 
+@settings(deadline=None)
 @given(st.lists(KINDS, min_size=1, max_size=30), POLICIES)
 def test_failed_and_unverified_backups_neither_go_nor_push_a_good_one_out(kinds: list[str], policy: Policy) -> None:
     backups = [Backup(START + timedelta(days=number), kind) for number, kind in enumerate(kinds)]
@@ -95,6 +96,7 @@ def test_failed_and_unverified_backups_neither_go_nor_push_a_good_one_out(kinds:
     assert found & {one.planned for one in good} == staying(judge(good, policy, NOW, ZURICH))
 
 
+@settings(deadline=None)
 @given(TIMES, POLICIES, st.sampled_from(["", "in flight"]))
 def test_where_the_newest_lies_in_the_future_nothing_goes(times: list[datetime], policy: Policy, kind: str) -> None:
     future = Backup(NOW + timedelta(seconds=1), kind)
@@ -145,6 +147,7 @@ def test_a_policy_that_cannot_be_read_is_refused_and_names_the_machine(text: str
     assert int(caught.value.code) == 105
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_a_policy_or_is_refused(text: str) -> None:
     try:
