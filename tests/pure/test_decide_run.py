@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -37,10 +38,14 @@ def add_machine(catalogue: Catalogue, name: str, node: str | None = "n1") -> Non
 
 
 def begin(catalogue: Catalogue, now: datetime = NOW, names: list[str] | None = None) -> Started:
+    return begin_with(catalogue, choose(catalogue, names), now)
+
+
+def begin_with(catalogue: Catalogue, choices: Sequence[Choice], now: datetime = NOW) -> Started:
     def step_back(_round: int) -> None:
         time.sleep(random.uniform(0, 0.005))
 
-    return start(catalogue, choose(catalogue, names), now, BOUNDS, lambda: read_view(catalogue).leaves, step_back)
+    return start(catalogue, choices, now, BOUNDS, lambda: read_view(catalogue).leaves, step_back)
 
 
 def fates(started: Started) -> dict[str, Fate]:
@@ -108,6 +113,38 @@ def test_rivals_that_start_at_once_never_leave_a_machine_two_leaves(catalogue: C
         assert not any(Fate.REFUSED in fates(started).values() for started in results)
         for leaf in leaves:
             catalogue.store.delete(leaf.dn)
+
+
+def test_rivals_that_start_one_slot_at_once_add_one_leaf_and_one_of_them_says_so(catalogue: Catalogue) -> None:
+    names = [f"m{number}" for number in range(6)]
+    for name in names:
+        add_machine(catalogue, name)
+    for round_number in range(15):
+        slot = f"202601{round_number + 1:02}T030000Z"
+        wanted = [Choice(name, Fate.BACK_UP, timestamp=slot, has_backup_subtree=round_number > 0) for name in names]
+        gate = threading.Barrier(3)
+        with ThreadPoolExecutor(3) as rivals:
+            begun = [
+                rivals.submit(lambda gate=gate, wanted=wanted: (gate.wait(), begin_with(catalogue, wanted))[1])
+                for _ in "abc"
+            ]
+        results = [one.result() for one in begun]
+        assert [(leaf.machine, leaf.timestamp) for leaf in catalogue.leaves()] == [(name, slot) for name in names]
+        for name in names:
+            told = sorted(fates(started)[name].name for started in results)
+            assert told == ["BACK_UP", "TAKEN_ON", "TAKEN_ON"]
+        for leaf in list(catalogue.leaves()):
+            catalogue.store.delete(leaf.dn)
+
+
+def test_a_slot_whose_leaf_has_ended_meanwhile_is_taken_on_and_not_waited_for(catalogue: Catalogue) -> None:
+    add_machine(catalogue, "web")
+    catalogue.add_backup_subtree("web")
+    catalogue.add_leaf("web", "20260101T030000Z", "0")
+    leaf = next(iter(catalogue.leaves()))
+    catalogue.store.claim(leaf.dn, {}, {Attribute.MODE: ("finished",), Attribute.STATE: ("20260101T030500Z",)})
+    [choice] = begin_with(catalogue, [Choice("web", Fate.BACK_UP, timestamp="20260101T030000Z")]).choices
+    assert (choice.fate, choice.leaf) == (Fate.TAKEN_ON, leaf.dn)
 
 
 def _outcome(name: str, fate: Fate = Fate.BACK_UP, rv: int = 0, mode: str = "finished") -> Outcome:

@@ -1,5 +1,6 @@
 """What is due by the plans, started by `serve` and by `run --due` on a real slapd: once, whoever dies or meets whom."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -154,6 +155,9 @@ def test_a_slot_that_is_caught_up_late_says_so_on_its_leaf_and_keeps_the_barrier
     assert leaf["vmkeepMessage"][0].startswith("begun 3 h ")
     assert leaf["vmkeepMessage"][0].endswith(left_out)
     assert left_out in ended.out
+    durations = re.findall(r"duration (\d+) s", ended.out)
+    assert len(durations) == 2
+    assert all(int(seconds) < 3600 for seconds in durations), "since it began, not since it was planned"
 
 
 def test_run_due_tells_what_cannot_be_planned_and_when_no_machine_is(cluster: ClusterOfPeers) -> None:
