@@ -17,7 +17,7 @@ from controller.lookout import Lookout, slots_of
 from controller.rehearsal import Rehearsal, comment
 from controller.report import ALL_FINISHED, NONE_FINISHED, exit_code, line, summary
 from controller.run import Choice, Fate, Started, choose, start
-from controller.schedule import Schedule
+from controller.schedule import Scheduler
 from controller.waiting import Run
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.directory.catalogue import Catalogue
@@ -178,11 +178,11 @@ def _serve(chosen: ControllerSettings) -> None:
     metrics.listen(chosen.metrics)
     with opened(chosen.directory) as catalogue:
         cycle = Cycle(catalogue, bounds_of(chosen), log, metrics)
-        schedule = _schedule(catalogue, chosen, log)
+        scheduler = _scheduler(catalogue, chosen, log)
 
         def turn() -> float:
             # What is in flight comes first: it goes on even where the plans cannot be read.
-            next_move, next_slot = cycle.turn_and_wait(), schedule.turn()
+            next_move, next_slot = cycle.turn_and_wait(), scheduler.turn()
             return next_slot if next_move is None else min(next_move, next_slot)
 
         loop = Loop(turn, Pace(chosen.reconcile_seconds), log, Readiness.of(os.environ))
@@ -192,10 +192,10 @@ def _serve(chosen: ControllerSettings) -> None:
         log.info("stopped")
 
 
-def _schedule(catalogue: Catalogue, chosen: ControllerSettings, log: FilteringBoundLogger) -> Schedule:
+def _scheduler(catalogue: Catalogue, chosen: ControllerSettings, log: FilteringBoundLogger) -> Scheduler:
     lookout = Lookout(catalogue, ZoneInfo(chosen.timezone))
     bounds = bounds_of(chosen)
-    return Schedule(lookout, bounds, log, utc_now, lambda: read_view(catalogue).leaves, _wait_a_random_moment)
+    return Scheduler(lookout, bounds, log, utc_now, lambda: read_view(catalogue).leaves, _wait_a_random_moment)
 
 
 def _start(catalogue: Catalogue, choices: tuple[Choice, ...], chosen: ControllerSettings) -> Started:

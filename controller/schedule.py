@@ -18,7 +18,7 @@ _AT_ONCE = 1000  # leaves added between two turns of the cycle: those in flight 
 
 
 @dataclass
-class Schedule:
+class Scheduler:
     """What stays the same from turn to turn; `read_leaves` and `step_back` as `start` wants them."""
 
     lookout: Lookout

@@ -15,6 +15,7 @@ def err_by(seconds: float) -> None:
         return utc_now() + timedelta(seconds=seconds)
 
     cli.Cycle = functools.partial(Cycle, clock=clock)  # type: ignore[assignment, misc]
+    cli.utc_now = clock
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from structlog.testing import CapturingLogger
 from controller.cycle import read_view
 from controller.decide import Bounds
 from controller.lookout import Lookout
-from controller.schedule import Schedule
+from controller.schedule import Scheduler
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute, ObjectClass, Tree
@@ -57,13 +57,13 @@ class SimulatedCluster:
         """A controller that has only just been started and knows nothing."""
         self.said = CapturingLogger()
         log = structlog.wrap_logger(self.said, processors=[lambda _log, _level, event: event["event"]])
-        self.schedule = Schedule(
+        self.scheduler = Scheduler(
             Lookout(self.catalogue, self.zone), BOUNDS, log, lambda: self.now, self._leaves, lambda _round: None
         )
 
     def turn(self) -> None:
         """One turn of the controller; then agents take up what is new."""
-        self.schedule.turn()
+        self.scheduler.turn()
         for leaf in self._leaves():
             known = self.added[leaf.machine]
             if leaf.timestamp not in [timestamp for timestamp, _, _ in known[-3:]]:

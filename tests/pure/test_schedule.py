@@ -20,8 +20,8 @@ START = datetime(2026, 5, 10, 2, 50, tzinfo=UTC)
 NIGHTLY = "0 3 * * *"
 MONTHS = [
     ("Africa/Casablanca", datetime(2026, 2, 13, tzinfo=UTC), 40, 1),  # both changes of the clock
-    ("Europe/Zurich", datetime(2026, 10, 11, tzinfo=UTC), 30, 2),
-    ("Europe/Zurich", datetime(2026, 3, 15, tzinfo=UTC), 30, 3),
+    ("Europe/Zurich", datetime(2026, 10, 22, tzinfo=UTC), 9, 2),
+    ("Europe/Zurich", datetime(2026, 3, 26, tzinfo=UTC), 9, 3),
 ]
 PLANS = {"night": "30 2 * * *", "hourly": "10 * * * *", "office": "*/40 8-17 * * mon-fri", "weekly": "0 3 * * SUN,WED"}
 
@@ -98,13 +98,13 @@ def test_machines_of_one_slot_share_their_leafs_name_and_the_leaf_is_named_by_th
 
 def test_within_a_minute_plans_are_not_read_again_and_after_it_an_edit_counts(cluster: SimulatedCluster) -> None:
     cluster.add_machine("web", NIGHTLY, CRON_ACTIVE="FALSE")
-    assert cluster.schedule.turn() == 60.0
+    assert cluster.scheduler.turn() == 60.0
     cluster.catalogue.store.replace(TREE.machine_plan("web"), {Attribute.CRON_ACTIVE: ("TRUE",)})
     cluster.now += timedelta(seconds=40)
-    assert cluster.schedule.turn() == 20.0
+    assert cluster.scheduler.turn() == 20.0
     assert timestamps(cluster) == []
     cluster.now += timedelta(seconds=20)
-    assert cluster.schedule.turn() == 0.0
+    assert cluster.scheduler.turn() == 0.0
     assert timestamps(cluster) == ["20260509T030000Z"]
 
 

@@ -55,23 +55,6 @@ def is_finished(cluster: ClusterOfPeers, names: list[str]) -> bool:
     return all(cluster.modes(name) == ["finished"] for name in names)
 
 
-def test_serve_starts_what_is_due_under_the_planned_time_and_nothing_else(
-    cluster: ClusterOfPeers, slot: datetime
-) -> None:
-    add_planned(cluster, ["web", "db"], slot)
-    cluster.add_machines(["unplanned"])
-    with cluster.peer():
-        serving = cluster.start("--settings", str(cluster.settings_file()), "serve")
-        cluster.wait_for("both are finished", lambda: is_finished(cluster, ["web", "db"]))
-        serving.send_signal(signal.SIGTERM)
-        ended = cluster.ended(serving)
-    assert ended.code == 0, ended
-    assert names_of_leaves(cluster, "web") == names_of_leaves(cluster, "db") == [to_timestamp(slot)]
-    assert cluster.transcript("web") == TWELVE_STEPS
-    assert cluster.leaves("unplanned") == []
-    assert "2 machines have a schedule, 1 not active" in ended.err
-
-
 def test_a_controller_that_is_killed_around_its_first_writes_starts_no_slot_twice(
     cluster: ClusterOfPeers, slot: datetime
 ) -> None:
@@ -90,11 +73,12 @@ def test_a_controller_that_is_killed_around_its_first_writes_starts_no_slot_twic
     assert cluster.transcript("a") == cluster.transcript("b") == TWELVE_STEPS
 
 
-def test_two_controllers_that_serve_at_once_start_one_leaf_for_each_machine(
+def test_two_controllers_that_serve_start_what_is_due_once_under_the_planned_time_and_nothing_else(
     cluster: ClusterOfPeers, slot: datetime
 ) -> None:
     names = [f"m{number}" for number in range(8)]
     add_planned(cluster, names, slot)
+    cluster.add_machines(["unplanned"])
     settings = str(cluster.settings_file())
     with cluster.peer():
         both = [cluster.start("--settings", settings, "serve") for _ in range(2)]
@@ -102,10 +86,27 @@ def test_two_controllers_that_serve_at_once_start_one_leaf_for_each_machine(
         for serving in both:
             serving.send_signal(signal.SIGTERM)
         ended = [cluster.ended(serving) for serving in both]
+    assert [one.code for one in ended] == [0, 0], ended
     for name in names:
+        assert names_of_leaves(cluster, name) == [to_timestamp(slot)]
         assert cluster.transcript(name) == TWELVE_STEPS, (name, ended)
-    started = [line for one in ended for line in one.err.splitlines() if f"{to_timestamp(slot)} is due" in line]
-    assert len(started) == len(names)
+    assert cluster.leaves("unplanned") == []
+    said = [line for one in ended for line in one.err.splitlines()]
+    assert len([line for line in said if f"{to_timestamp(slot)} is due" in line]) == len(names)
+    assert len([line for line in said if "8 machines have a schedule, 1 not active" in line]) == 2
+
+
+def test_a_clock_that_was_an_hour_ahead_and_is_set_right_starts_nothing_again(cluster: ClusterOfPeers) -> None:
+    soon = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(minutes=30)
+    add_planned(cluster, ["web"], soon)
+    due = ("--settings", str(cluster.settings_file()), "run", "--due")
+    with cluster.peer():
+        ahead = [sys.executable, "-m", "tests.faults.erring_controller", "3600", *due]
+        assert subprocess.run(ahead, stdout=subprocess.DEVNULL, timeout=LIMIT).returncode == 0
+        assert names_of_leaves(cluster, "web") == [to_timestamp(soon)]
+        ended = cluster.run(*due)
+    assert (ended.code, ended.out) == (0, "")
+    assert names_of_leaves(cluster, "web") == [to_timestamp(soon)]
 
 
 def test_run_due_waits_for_what_it_starts_and_says_nothing_when_nothing_is_due(
@@ -182,9 +183,8 @@ def test_the_zone_of_the_settings_is_that_of_the_fields(cluster: ClusterOfPeers)
     local = (now - timedelta(minutes=2)).astimezone(ZoneInfo("Asia/Kathmandu"))
     add_planned(cluster, ["web"], local)
     settings = str(cluster.settings_file(timezone="Asia/Kathmandu"))
-    with cluster.peer():
-        ended = cluster.run("--settings", settings, "run", "--due")
-    assert ended.code == 0, ended
+    ended = cluster.run("--settings", settings, "run", "--due", "--timeout", "0")
+    assert ended.code == 1, ended
     assert names_of_leaves(cluster, "web") == [to_timestamp(local.replace(second=0, microsecond=0))]
 
 
