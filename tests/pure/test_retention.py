@@ -57,7 +57,7 @@ def is_to_stay(one: Backup, backups: list[Backup], policy: Policy) -> bool:
     return by_rule or sum(other > one.planned for other in good) < policy.floor
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(st.data(), TIMES, POLICIES)
 def test_what_stays_is_what_each_rule_says_of_each_backup_alone(
     data: st.DataObject, times: list[datetime], policy: Policy
@@ -74,7 +74,7 @@ def test_what_stays_is_what_each_rule_says_of_each_backup_alone(
     assert all(verdict.reasons for verdict in found)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(TIMES, POLICIES)
 def test_pruned_after_every_backup_or_only_at_the_end_the_same_ones_are_left(
     times: list[datetime], policy: Policy

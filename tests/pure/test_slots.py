@@ -26,7 +26,7 @@ def between(schedule: Schedule, zone: ZoneInfo, after: datetime, until: datetime
     return list(takewhile(lambda slot: slot <= until, slots(schedule, zone, after)))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(schedules(), nights(), st.builds(lambda minute, second: 60 * minute + second, st.integers(0, 540), SECONDS))
 def test_the_slots_of_any_schedule_in_any_night_are_those_of_cron_minute_by_minute(
     schedule: Schedule, night: tuple[ZoneInfo, datetime], seconds: int

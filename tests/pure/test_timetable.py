@@ -59,7 +59,7 @@ def test_a_leaf_of_a_clock_gone_wrong_does_not_end_a_machines_backups() -> None:
     assert due([day(9), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)]) == day(10)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(schedules(), nights(), st.lists(st.integers(-3600, 4 * 3600), min_size=1, max_size=8))
 def test_however_the_clock_jumps_no_slot_is_started_twice_and_each_is_the_newest_that_came(
     schedule: Schedule, night: tuple[ZoneInfo, datetime], steps: list[int]
@@ -77,7 +77,7 @@ def test_however_the_clock_jumps_no_slot_is_started_twice_and_each_is_the_newest
         assert came is None or leaves[-1] >= came
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(schedules(), nights(), st.integers(1, 8 * 60))
 def test_what_is_left_out_is_what_lies_between_the_last_leaf_and_the_slot(
     schedule: Schedule, night: tuple[ZoneInfo, datetime], minutes: int
