@@ -11,6 +11,8 @@ from functools import cache
 from zoneinfo import ZoneInfo
 
 from controller.run import Choice, Fate
+from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.modes import Mode
 from vmkeep.contract.plan import Schedule
 from vmkeep.contract.slots import newest_slot
 from vmkeep.contract.timestamps import from_timestamp, to_timestamp
@@ -41,12 +43,12 @@ class Lookout:
         newest = cache(lambda schedule: newest_slot(schedule, self.zone, now))
         asked = [(key, one.schedule) for key, one in self.tables.items() if one.schedule]
         came = [(key, schedule) for key, schedule in asked if due_slot(newest(schedule), self._last.get(key))]
-        self._read_leaves([key for key, _ in came], now)
+        last = self._read_leaves([key for key, _ in came], now)
         why = cache(lambda schedule, last, slot: self._why_late(schedule, last, slot, now))
         due = [
-            self._choice(key, slot, why(schedule, self._last.get(key), slot))
+            self._choice(key, slot, why(schedule, last.get(key), slot))
             for key, schedule in came
-            if (slot := due_slot(newest(schedule), self._last.get(key)))
+            if (slot := due_slot(newest(schedule), last.get(key)))
         ]
         return tuple(sorted(due, key=lambda choice: (choice.timestamp, choice.machine)))
 
@@ -89,22 +91,28 @@ class Lookout:
         entry = self.catalogue.store.read(self.catalogue.tree.suffix, (_CHANGE_NUMBER,))
         return entry.all(_CHANGE_NUMBER) if entry else ()
 
-    def _read_leaves(self, machines: Collection[str], now: datetime) -> None:
-        """Once known, a leaf is remembered as long as we run: deleted, it does not make its slot due again."""
+    def _read_leaves(self, machines: Collection[str], now: datetime) -> dict[str, datetime]:
+        """The newest leaf that counts of each machine.
+
+        Once known it is remembered as long as we run: deleted, it does not make its slot due again. But one that was
+        only added may be taken back by who added it, and must not pass for a slot that ran.
+        """
+        found = {key: self._last[key] for key in machines if key in self._last}
         wanted = set(machines)
         self._astray = {key: timestamp for key, timestamp in self._astray.items() if key not in wanted}
-        for key, timestamp in self._leaf_names(wanted):
-            moment = from_timestamp(timestamp)
-            if last_that_counts([moment], now) is None:
-                self._astray[key] = timestamp
+        for leaf in self._leaves(wanted):
+            key = leaf.machine.casefold()
+            if last_that_counts([leaf.planned], now) is None:
+                self._astray[key] = leaf.timestamp
             elif key in wanted:
-                self._last[key] = max(moment, self._last.get(key, moment))
+                found[key] = max(leaf.planned, found.get(key, leaf.planned))
+                if leaf.mode is not Mode.INITIALIZE:
+                    self._last[key] = max(leaf.planned, self._last.get(key, leaf.planned))
+        return found
 
-    def _leaf_names(self, wanted: set[str]) -> Iterator[tuple[str, str]]:
-        asked = [self.tables[key].machine for key in wanted] if len(wanted) <= _FEW else [None]
-        for machine in asked:
-            for name, timestamp in self.catalogue.leaf_names(machine):
-                yield name.casefold(), timestamp
+    def _leaves(self, wanted: set[str]) -> Iterator[Leaf]:
+        for machine in [self.tables[key].machine for key in wanted] if len(wanted) <= _FEW else [None]:
+            yield from self.catalogue.standing_leaves(machine)
 
     def _choice(self, key: str, slot: datetime, sentence: str) -> Choice:
         has_subtree = key not in self._bare

@@ -32,7 +32,7 @@ def cluster() -> SimulatedCluster:
 
 
 def timestamps(cluster: SimulatedCluster, machine: str = "web") -> list[str]:
-    return sorted(timestamp for _, timestamp in cluster.catalogue.leaf_names(machine))
+    return sorted(leaf.timestamp for leaf in cluster.catalogue.standing_leaves(machine))
 
 
 @pytest.mark.parametrize(("zone", "start", "days", "seed"), MONTHS)
@@ -81,19 +81,21 @@ def _check_that_all_is_explained(cluster: SimulatedCluster, name: str, slots: li
         assert ("after its time" in said) == (added - slot > timedelta(minutes=5))
 
 
+@pytest.mark.parametrize("number", [2, 60])
 def test_machines_of_one_slot_share_their_leafs_name_and_the_leaf_is_named_by_the_planned_time(
-    cluster: SimulatedCluster,
+    cluster: SimulatedCluster, number: int
 ) -> None:
-    for name in ("a", "b"):
+    names = [f"m{one}" for one in range(number)]
+    for name in names:
         cluster.add_machine(name, NIGHTLY)
         cluster.catalogue.add_leaf(name, "20260509T030000Z", NOW)
         [leaf] = cluster.catalogue.leaves(name)
         cluster.catalogue.claim(leaf, Mode.FINISHED, Report(NOW))
     cluster.turn()
-    assert cluster.added == {"a": [], "b": []}
+    assert not any(cluster.added.values())
     cluster.now = START + timedelta(minutes=10, seconds=42)
     cluster.turn()
-    assert cluster.added == {name: [("20260510T030000Z", cluster.now, "")] for name in ("a", "b")}
+    assert cluster.added == {name: [("20260510T030000Z", cluster.now, "")] for name in names}
 
 
 def test_within_a_minute_plans_are_not_read_again_and_after_it_an_edit_counts(cluster: SimulatedCluster) -> None:
@@ -153,10 +155,25 @@ def test_a_leaf_that_is_deleted_does_not_make_its_slot_due_again_while_the_contr
     cluster.now += timedelta(minutes=1)
     cluster.turn()
     [leaf] = cluster.catalogue.leaves("web")
-    cluster.catalogue.store.delete(leaf.dn)
+    cluster.catalogue.claim(leaf, Mode.FINISHED, Report(NOW))
+    for _ in range(2):
+        cluster.now += timedelta(minutes=1)
+        cluster.turn()
+        cluster.catalogue.store.delete(leaf.dn)
+    assert timestamps(cluster) == []
+
+
+def test_a_leaf_that_another_controller_takes_back_before_it_began_leaves_its_slot_due(
+    cluster: SimulatedCluster,
+) -> None:
+    cluster.add_machine("web", NIGHTLY)
+    cluster.catalogue.add_leaf("web", "20260509T030000Z", to_timestamp(START))
+    cluster.turn()
+    assert cluster.lines() == ["1 machines have a schedule; `vmkeep plan` says when and why"]
+    cluster.catalogue.store.delete(TREE.leaf("web", "20260509T030000Z"))
     cluster.now += timedelta(minutes=1)
     cluster.turn()
-    assert timestamps(cluster) == []
+    assert timestamps(cluster) == ["20260509T030000Z"]
 
 
 def test_a_clock_set_back_adds_nothing_and_is_told(cluster: SimulatedCluster) -> None:

@@ -16,17 +16,15 @@ from vmkeep.console.outlook import Outlook, Window
 from vmkeep.console.tables import plan_table, printable
 from vmkeep.contract.machine import Power, check_name
 from vmkeep.contract.methods import ways
-from vmkeep.contract.names import Attribute
 from vmkeep.contract.plan import Plan, is_excluded, resolve
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp
 from vmkeep.contract.timetable import timetable
-from vmkeep.directory.catalogue import LEAVES, Catalogue, leaf_of
+from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.survey import Surveyed, survey, survey_one
 from vmkeep.service.command import opened
 
 _WIDTH_WITHOUT_TERMINAL = 240
 _YEARS = range(1990, 2200)
-_STANDING = ("objectClass", "ou", Attribute.MODE, Attribute.STATE, Attribute.RETURN_VALUE)
 
 Machine = Annotated[str | None, typer.Argument(help="one machine, with all its values; default: when each starts")]
 At = Annotated[
@@ -86,10 +84,8 @@ def _show_one(catalogue: Catalogue, machine: str, window: Window, as_json: bool)
 
 def _outlook(catalogue: Catalogue, surveyed: list[Surveyed], window: Window) -> Outlook:
     one = surveyed[0].machine.name if len(surveyed) == 1 else None
-    base = catalogue.tree.machine_plan(one) if one else catalogue.tree.machines
-    entries = catalogue.store.search(base, LEAVES, attributes=_STANDING)
-    leaves = [leaf for entry in entries if (leaf := leaf_of(entry))]
-    return outlook.outlook([timetable(each.machine, each.sources) for each in surveyed], leaves, window)
+    tables = [timetable(each.machine, each.sources) for each in surveyed]
+    return outlook.outlook(tables, catalogue.standing_leaves(one), window)
 
 
 def _print_plan(plan: Plan) -> None:

@@ -22,6 +22,7 @@ _LEAF_DN = re.compile(
 _OF_MACHINE = re.compile(rf"(?:.*,)?\s*{Attribute.MACHINE}=((?:\\.|[^,\\])+),\s*ou=virtual machines,", re.IGNORECASE)
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 _ESCAPED = re.compile(r"((?:\\[0-9A-Fa-f]{2})+)|\\(.)")
+_STANDING = ("objectClass", "ou", Attribute.MODE, Attribute.STATE, Attribute.RETURN_VALUE)
 LEAVES = Equals("objectClass", ObjectClass.PROVISIONING)
 STARTING_OR_WORKING = AllOf((LEAVES, Equals(Attribute.STATE, NOW)))
 # A restore that is backed out of leaves these modes for one that asks nobody for anything.
@@ -120,13 +121,13 @@ class Catalogue:
             if leaf:
                 yield leaf
 
-    def leaf_names(self, machine: str | None = None) -> Iterator[tuple[str, str]]:
-        """Machine and timestamp of every leaf, whatever its mode, and nothing else of it."""
+    def standing_leaves(self, machine: str | None = None) -> Iterator[Leaf]:
+        """Every leaf of one machine or of all with its mode, and nothing else of it."""
         base = self.tree.machine_plan(machine) if machine else self.tree.machines
-        for entry in self.store.search(base, LEAVES, attributes=("objectClass", "ou")):
+        for entry in self.store.search(base, LEAVES, attributes=_STANDING):
             leaf = leaf_of(entry)
             if leaf:
-                yield leaf.machine, leaf.timestamp
+                yield leaf
 
     def add_leaf(self, machine: str, timestamp: str, now: str, message: str = "") -> bool:
         """The first step of a backup; False where that leaf exists."""
