@@ -14,12 +14,13 @@ from controller.lookout import Lookout
 from controller.run import Choice, Fate, Reader, start
 from vmkeep.contract.timetable import Why
 
-_AT_ONCE = 1000  # leaves added between two turns of the cycle: those in flight must not wait for thousands
-
 
 @dataclass
 class Scheduler:
-    """What stays the same from turn to turn; `read_leaves` and `step_back` as `start` wants them."""
+    """What stays the same from turn to turn; `read_leaves` and `step_back` as `start` wants them.
+
+    `at_once` leaves at most are added between two turns of the cycle: those in flight must not wait for thousands.
+    """
 
     lookout: Lookout
     bounds: Bounds
@@ -27,6 +28,7 @@ class Scheduler:
     clock: Callable[[], datetime]
     read_leaves: Reader
     step_back: Callable[[int], None]
+    at_once: int = 1000
     _minute: datetime | None = None
     _pending: tuple[Choice, ...] = ()
     _said: dict[str, str] = field(default_factory=dict)
@@ -38,8 +40,8 @@ class Scheduler:
         minute = now.replace(second=0, microsecond=0)
         pending = self._pending if self._minute == minute else self._look(now)
         self._minute = None  # whatever ends this turn early, the next one looks again
-        self._start(pending[:_AT_ONCE], now)
-        self._pending, self._minute = pending[_AT_ONCE:], minute
+        self._start(pending[: self.at_once], now)
+        self._pending, self._minute = pending[self.at_once :], minute
         return 0.0 if pending else 60.0 - now.second - now.microsecond / 1e6
 
     def _look(self, now: datetime) -> tuple[Choice, ...]:

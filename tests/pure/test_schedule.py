@@ -88,7 +88,7 @@ def test_machines_of_one_slot_share_their_leafs_name_and_the_leaf_is_named_by_th
     names = [f"m{one}" for one in range(number)]
     for name in names:
         cluster.add_machine(name, NIGHTLY)
-        cluster.catalogue.add_leaf(name, "20260509T030000Z", NOW)
+        cluster.catalogue.add_leaf(name, "20260509T040000Z", NOW)
         [leaf] = cluster.catalogue.leaves(name)
         cluster.catalogue.claim(leaf, Mode.FINISHED, Report(NOW))
     cluster.turn()
@@ -96,6 +96,16 @@ def test_machines_of_one_slot_share_their_leafs_name_and_the_leaf_is_named_by_th
     cluster.now = START + timedelta(minutes=10, seconds=42)
     cluster.turn()
     assert cluster.added == {name: [("20260510T030000Z", cluster.now, "")] for name in names}
+
+
+def test_many_machines_start_in_parts_between_which_the_cycle_has_its_turn(cluster: SimulatedCluster) -> None:
+    for number in range(5):
+        cluster.add_machine(f"m{number}", NIGHTLY)
+    cluster.scheduler.at_once = 2
+    for started in (2, 4, 5):
+        assert cluster.scheduler.turn() == 0.0
+        assert len(list(cluster.catalogue.leaves())) == started
+    assert cluster.scheduler.turn() == 60.0
 
 
 def test_within_a_minute_plans_are_not_read_again_and_after_it_an_edit_counts(cluster: SimulatedCluster) -> None:

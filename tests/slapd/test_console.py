@@ -128,6 +128,7 @@ def test_plan_of_one_machine_shows_its_next_starts_in_the_cluster_s_zone(cluster
     finally:
         schedule(cluster, "good", hour="3", active="FALSE")
     assert "Wed 2026-07-01 03:00 CEST  20260701T010000Z  good" in out.splitlines()
+    assert shown["schedule"]["from"] == "20260630T220000Z"
     assert shown["schedule"]["starts"][-1]["local"] == "2026-07-01T03:00+02:00"
 
 
