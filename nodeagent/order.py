@@ -83,8 +83,8 @@ class Restoring(_Frozen):
 class Order(_Frozen):
     """One operation on one machine. `place` is (vmtype, storage pool), the two directories above the machine's.
 
-    `abandoned` are other backups of the machine in retain whose leaf is gone. `unmade` says why no set can be made any
-    more of what a snapshot left, "" where it can.
+    `abandoned` are other backups of the machine in retain that nobody can finish. `unmade` says why no set can be made
+    any more of what a snapshot left, "" where it can.
     """
 
     leaf_dn: str

@@ -23,7 +23,7 @@ from nodeagent.operations.merge import merge
 from nodeagent.operations.restore import restore
 from nodeagent.operations.retain import retain
 from nodeagent.operations.snapshot import snapshot
-from nodeagent.operations.survey import Surveyor
+from nodeagent.operations.survey import Surveyor, is_failed_snapshot
 from nodeagent.operations.unretain import unretain_large_files, unretain_small_files
 from nodeagent.order import Order
 from nodeagent.reporting import refuse, report
@@ -146,6 +146,8 @@ def tell(shop: Workshop, journal: Journal) -> None:
     if leaf is None:
         _end_without_leaf(shop, journal)
         return
+    if order.mode is Mode.SNAPSHOTTING and is_failed_snapshot(leaf):
+        _abandon(shop, order)  # somebody ended it, and nobody asks for a snapshot again
     if not report(shop.catalogue, journal, leaf, shop.log):
         return
     if outcome.code == ReturnValue.SUCCESS:

@@ -48,6 +48,11 @@ class Rules:
     restored: AllowedPlaces
 
 
+def is_failed_snapshot(leaf: Leaf) -> bool:
+    """Whether a leaf ended at its snapshot: no set is made of it any more."""
+    return leaf.is_failed and leaf.mode is Mode.SNAPSHOTTING
+
+
 @dataclass(frozen=True)
 class Surveyor:
     """Makes orders."""
@@ -104,7 +109,8 @@ class Surveyor:
     def _without_leaf(self, order: Order) -> tuple[str, ...]:
         """Backups of a machine in retain that nobody can finish any more."""
         lying = filter(is_timestamp, names_in(order.paths.retain.parent, self.host.roots))
-        known = {leaf.timestamp for leaf in self.catalogue.leaves(order.machine)}
+        leaves = self.catalogue.leaves(order.machine)
+        known = {leaf.timestamp for leaf in leaves if not is_failed_snapshot(leaf)}
         return tuple(timestamp for timestamp in lying if timestamp not in known)
 
     def _merge(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
