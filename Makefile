@@ -36,6 +36,11 @@ faults: packages $(STAMP)
 every-boundary: packages $(STAMP)
 	$(ROOT) $(BIN)/python -m pytest tests/faults --all-faults
 
+# Tests that cannot fail are worse than none: bugs are planted in a copy, and tests have to turn red.
+.PHONY: planted-bugs
+planted-bugs: packages $(STAMP)
+	$(ROOT) $(BIN)/python -m tests.planted --workers $(WORKERS)
+
 check: packages $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -17,15 +17,17 @@ from tests.planted.planting import NoAnswer, check, copied, plant, run
 
 _SECONDS = 300.0  # for the tests of one bug
 _ALL_SECONDS = 1800.0  # for all of them together, without a bug
+_MOST_SAID = 150
 _LABS = threading.Lock()  # each starts a cluster of its own, and the machine is small
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one bug. `left` are tests that did not notice it, `why` is a run without an answer."""
+    """What became of one bug: what a test said, tests that did not notice it (`left`), or a run without an answer."""
 
     bug: Bug
     seconds: float
+    said: str = ""
     left: tuple[str, ...] = ()
     why: str = ""
 
@@ -92,7 +94,7 @@ def _one(bug: Bug) -> Verdict:
     except NoAnswer as why:
         return Verdict(bug, time.monotonic() - began, why=str(why))
     left = tuple(test for test in bug.tests if not any(_is_of(failed, test) for failed in answer.failed))
-    return Verdict(bug, time.monotonic() - began, left)
+    return Verdict(bug, time.monotonic() - began, next(iter(answer.failed.values()), ""), left)
 
 
 def _is_of(failed: str, test: str) -> bool:
@@ -102,8 +104,11 @@ def _is_of(failed: str, test: str) -> bool:
 
 def _row(verdict: Verdict) -> str:
     what = "caught   " if verdict.is_caught else "NO ANSWER" if verdict.why else "SURVIVES "
-    told = f"\n           {verdict.why}" if verdict.why else "".join(f"\n           green: {test}" for test in verdict.left)
-    return f"{what}  {verdict.seconds:5.1f} s  {verdict.bug.name}{told}"
+    told = [f"green: {test}" for test in verdict.left]
+    told += [line for line in (verdict.why, verdict.said[:_MOST_SAID]) if line]
+    return "\n".join(
+        (f"{what}  {verdict.seconds:5.1f} s  {verdict.bug.name}", *(f"           {line}" for line in told))
+    )
 
 
 if __name__ == "__main__":

@@ -87,7 +87,9 @@ BUGS = (
                 "        partial = _partial(name)\n        self.remove(partial)\n        try:",
                 "        partial = name\n        self.remove(partial)\n        try:",
             ),
-            Edit(_FOLDERS, "            self.give_name(partial, name)\n        finally:\n", "        except OSError:\n"),
+            Edit(
+                _FOLDERS, "            self.give_name(partial, name)\n        finally:\n", "        except OSError:\n"
+            ),
         ),
         (f"{_COPIES}::test_the_name_appears_when_the_whole_file_is_there",),
     ),

@@ -64,7 +64,9 @@ BUGS = (
                 "_restart(host, machine, view, candidates)",
             ),
         ),
-        ("tests/pure/test_restore_steps_after.py::test_memory_is_not_used_where_the_machine_ran_and_was_switched_off_in_between",),
+        (
+            "tests/pure/test_restore_steps_after.py::test_memory_is_not_used_where_the_machine_ran_and_was_switched_off_in_between",
+        ),
     ),
     Bug(
         "Old memory goes only after the machine runs again",
@@ -121,6 +123,9 @@ BUGS = (
             Edit("nodeagent/host/qcow2.py", "_KNOWN = _DIRTY |", "_KNOWN = _DIRTY | _EXTERNAL_DATA |"),
             Edit("nodeagent/host/qcow2.py", "    if _DATA_FILE_NAME in _extensions(", "    if 0 in _extensions("),
         ),
-        ("tests/host/test_image_headers.py::test_a_crafted_image_is_refused_or_says_what_it_lies_over[data elsewhere]",),
+        (
+            "tests/host/test_image_headers.py::"
+            "test_a_crafted_image_is_refused_or_says_what_it_lies_over[data elsewhere]",
+        ),
     ),
 )

@@ -68,4 +68,16 @@ BUGS = (
         ),
         ("tests/slapd/test_hostile_names.py::test_a_value_in_a_filter_finds_what_bears_it_and_nothing_else",),
     ),
+    Bug(
+        "How long an agent is waited for is told by another's clock",
+        "The directory's clock is behind by an hour, and every backup is given up the moment it is asked for.",
+        (
+            Edit(
+                "controller/cycle.py",
+                "        view = replace(view, changed=self._changed_as_seen_here(view))\n",
+                "",
+            ),
+        ),
+        ("tests/slapd/test_controller_clock.py::test_an_agent_has_its_time_by_the_controllers_own_clock[1]",),
+    ),
 )

@@ -16,19 +16,19 @@ from tests.planted.bug import Bug
 
 ROOT = Path(__file__).parents[2]
 _LEFT_OUT = (".git", ".venv", ".cache", "__pycache__", "*.egg-info", "build", ".hypothesis", ".*_cache")
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?::.*?)(?: - .*)?$", re.MULTILINE)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?::.*?)(?: - (.*))?$", re.MULTILINE)
 _GREEN, _RED = 0, 1  # what pytest ends with; anything else is no answer
 
 
-class NoAnswer(Exception):  # noqa: N818 - neither green nor red
+class NoAnswer(Exception):
     """A bug that could not be planted, or a run that says nothing about the tests."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Which tests failed, and what was printed."""
+    """Which tests failed and why, and what was printed."""
 
-    failed: tuple[str, ...]
+    failed: dict[str, str]
     printed: str
 
 
@@ -72,7 +72,7 @@ def run(tests: Sequence[str], root: Path, seconds: float) -> Answer:
         raise NoAnswer(f"{' '.join(tests)} did not end within {seconds:g} s") from None
     if process.returncode not in (_GREEN, _RED):
         raise NoAnswer(f"{' '.join(tests)} ended with {process.returncode}:\n{printed[-3000:]}")
-    return Answer(tuple(_FAILED.findall(printed)), printed)
+    return Answer(dict(_FAILED.findall(printed)), printed)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -37,7 +37,7 @@ def test_no_two_bugs_are_one() -> None:
 
 def test_a_bug_that_fits_the_project_no_more_is_told_by_name() -> None:
     edit = Edit("nodeagent/runner.py", "what stands nowhere", "")
-    with pytest.raises(NoAnswer, match="of old: .*0 times in nodeagent/runner.py"):
+    with pytest.raises(NoAnswer, match="of old: what it changes stands 0 times"):
         check(Bug("of old", "", (edit,), ()))
 
 
