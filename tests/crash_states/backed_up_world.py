@@ -91,12 +91,12 @@ class BackedUp:
 
     def _done(self, mode: Mode) -> Outcome:
         order = self.order(mode)
-        journal = until_a_result(Journals(self.node / "journal"), order, lambda: self._plan(mode))
+        journal = until_a_result(Journals(self.node / "journal"), order, lambda: self.plan(mode))
         assert journal.record.result is not None
         self.outcome = journal.record.result
         return journal.record.result
 
-    def _plan(self, mode: Mode) -> tuple[Step, ...]:
+    def plan(self, mode: Mode) -> tuple[Step, ...]:
         journal = Journals(self.node / "journal").find(MACHINE, LEAF, mode)
         assert journal is not None
         return PLANS[mode](journal.order, self.host)

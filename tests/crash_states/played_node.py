@@ -17,7 +17,7 @@ from typing import Any
 from nodeagent.host.description import describe, with_chain, with_sources
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Folder
-from nodeagent.host.hypervisor import View
+from nodeagent.host.hypervisor import Job, View
 from nodeagent.host.images import Images
 from vmkeep.contract.machine import Power
 
@@ -218,10 +218,10 @@ class PlayedHypervisor:
         disks = describe(self._running().xml).disks
         return {disk.target: b"".join(parts(Path(path))[0] for path in reversed(disk.chain)) for disk in disks}
 
-    # block jobs: each is over as soon as it is asked for
+    # block jobs: each has done its work as soon as it is asked for; a commit stays until it is pivoted
 
-    def job(self, _name: str, _target: str) -> None:
-        return None
+    def job(self, _name: str, target: str) -> Job | None:
+        return Job(is_pull=False, is_commit=True, done=0) if target in self.commits else None
 
     def pull(self, _name: str, target: str, _bandwidth: int) -> None:
         guest, path = self._running(), self._source(target)
@@ -253,13 +253,15 @@ class PlayedHypervisor:
         overlay = self._source(target)
         _, backing = parts(overlay)
         write_in_place(Path(backing), image(reads_as(overlay)))
+        self.commits.add(target)
 
     def wait_until_ready(self, _name: str, target: str, _progress: Callable[..., None]) -> bool:
-        return True
+        return target in self.commits
 
     def pivot(self, _name: str, target: str) -> None:
         guest, overlay = self._running(), self._source(target)
         _, backing = parts(overlay)
+        self.commits.discard(target)
         guest.xml = with_sources(guest.xml, {target: backing})
         self.defined = with_sources(self.defined, {target: backing})
         self.write()

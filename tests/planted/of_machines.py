@@ -6,6 +6,7 @@ _OPERATIONS = "nodeagent/operations"
 _STEPS = "tests/pure/test_restore_steps.py"
 _TAKEN_BACK = f"{_STEPS}::test_refused_after_any_step_and_killed_while_taking_it_back_the_machine_is_as_it_was"
 _SNAPSHOT = "tests/crash_states/test_backup.py::test_a_snapshot_leaves_the_old_chain_or_the_new_one"
+_KILLED = "tests/crash_states/test_killed_twice.py::test"
 
 BUGS = (
     Bug(
@@ -126,6 +127,32 @@ BUGS = (
         (
             "tests/host/test_image_headers.py::"
             "test_a_crafted_image_is_refused_or_says_what_it_lies_over[data elsewhere]",
+        ),
+    ),
+    Bug(
+        "Whether a save came to its end is not asked after a kill",
+        "The machine, off by now, is taken for one that was switched off: it is started anew, its memory thrown away.",
+        (
+            Edit(
+                f"{_OPERATIONS}/resuming.py",
+                "            if saved_memory.is_complete(self._host, candidate):",
+                "            if saved_memory.is_complete(self._host, candidate) and not facts:",
+            ),
+        ),
+        (f"{_KILLED}_killed_after_anything_it_did_and_again_in_recovery_the_work_is_done[snapshotting-paused]",),
+    ),
+    Bug(
+        "What a copy left half done is not removed when it is begun again",
+        "An agent that was killed while it brought a set back never gets through with it.",
+        (
+            Edit(
+                f"{_OPERATIONS}/unretain.py",
+                "            retain.remove(file.kept)  # of an attempt that did not live to note its end\n",
+                "",
+            ),
+        ),
+        (
+            f"{_KILLED}_killed_after_anything_it_did_and_again_in_recovery_the_work_is_done[unretainingLargeFiles-a set]",
         ),
     ),
 )
