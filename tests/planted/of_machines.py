@@ -152,7 +152,8 @@ BUGS = (
             ),
         ),
         (
-            f"{_KILLED}_killed_after_anything_it_did_and_again_in_recovery_the_work_is_done[unretainingLargeFiles-a set]",
+            f"{_KILLED}_killed_after_anything_it_did_and_again_in_recovery_the_work_is_done"
+            "[unretainingLargeFiles-a set]",
         ),
     ),
 )
