@@ -93,11 +93,12 @@ class Backup(BackedUp):
         played = self.hypervisor
         guest = played.guest and (played.guest.memory, played.guest.power, played.guest.xml)
         written = tuple(sorted(played.acknowledged.items())), played.writes
-        return played.defined, guest, written, frozenset(played.commits)
+        return played.defined, guest, written, frozenset(played.commits), tuple(sorted(played.held.items()))
 
     def set_machine(self, known: Any) -> None:
         played = self.hypervisor
-        played.defined, guest, (acknowledged, played.writes), commits = known
+        played.defined, guest, (acknowledged, played.writes), commits, held = known
+        played.held = dict(held)
         played.acknowledged, played.commits = dict(acknowledged), set(commits)
         played.guest = guest and Guest(*guest)
 
@@ -246,6 +247,7 @@ WORLDS: dict[Mode, dict[str, Scenery]] = {
     },
     Mode.MERGING: {
         "runs": _backup(Mode.MERGING, Scene(2), goes_back=False),
+        "paused": _backup(Mode.MERGING, Scene(1, Power.PAUSED), goes_back=False),
         "off": _backup(Mode.MERGING, Scene(2, Power.OFF), goes_back=False),
         "live": _backup(Mode.MERGING, Scene(2, method=Method.LIVE)),
         "live, its instant gone": _backup(

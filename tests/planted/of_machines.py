@@ -156,4 +156,32 @@ BUGS = (
             "[unretainingLargeFiles-a set]",
         ),
     ),
+    Bug(
+        "A merge ends while QEMU still holds back what it made whole",
+        "QEMU dies, or the host, and the machine's disk reads as zeros: nothing leads to the data any more.",
+        (
+            Edit(
+                f"{_OPERATIONS}/streaming.py",
+                "    if is_active:\n        host.hypervisor.flush(order.machine, disk.path)\n",
+                "",
+            ),
+        ),
+        (
+            "tests/crash_states/test_backup.py::test_a_merge_leaves_whole_images_and_the_set_as_it_was[paused]",
+            "tests/cluster/test_merge_durable.py::"
+            "test_a_qemu_that_dies_right_after_the_merge_takes_nothing_along[paused]",
+        ),
+    ),
+    Bug(
+        "An image that names no backing file is taken for whole",
+        "Killed while it was being made whole, it stays a disk of zeros, and what lay below it goes.",
+        (
+            Edit(
+                f"{_OPERATIONS}/streaming.py",
+                "    return str(below) if is_another else None",
+                "    return None",
+            ),
+        ),
+        ("tests/crash_states/test_backup.py::test_a_merge_leaves_whole_images_and_the_set_as_it_was[off]",),
+    ),
 )
