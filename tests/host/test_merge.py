@@ -65,7 +65,10 @@ def test_the_retained_images_digest_is_noted_and_read_only_once(order: Order, ho
     first = known(order, host)
     assert first.digest is not None
     assert first.size == Path(order.paths.retain / "d.qcow2").stat().st_size
-    Path(order.paths.retain / "d.qcow2").write_bytes(b"whatever")
+    # Another image than the one that was read; it is looked at once more for what the live one may lack.
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", order.paths.retain / "d.qcow2", str(2 * MIB)], check=True
+    )
     step.apply({})
     assert known(order, host) == first
 
@@ -87,3 +90,27 @@ def test_a_merge_that_fails_says_so_at_once_and_does_not_read_a_large_image_to_i
         step.apply({})
     assert time.monotonic() - began < 60
     assert known(order, host).digest is None
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["never written to", "written to"])
+def test_an_image_that_lost_its_backing_files_name_before_its_data_was_there_is_made_whole(
+    order: Order, host: Host, tmp_path: Path, written: bool
+) -> None:
+    """As a QEMU leaves it that dies between the last write of a pull and its next flush."""
+    live, below = Path(order.disks[0].path), Path(order.paths.retain / "d.qcow2")
+    io("write -P 7 0 512k", below)
+    if written:
+        io("write -P 9 64k 64k", live)
+    subprocess.run(["qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "", live], check=True)
+    [step] = merge(order, host)
+    step.apply({})
+    below.unlink()
+    io("read -P 7 0 64k", live)
+    io("read -P 9 64k 64k" if written else "read -P 7 64k 64k", live)
+    io("read -P 7 128k 384k", live)
+    assert host.header(PurePosixPath(live)).backing_file is None
+
+
+def io(command: str, image: Path) -> None:
+    done = subprocess.run(["qemu-io", "-f", "qcow2", "-c", command, image], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0 and "failed" not in done.stdout, done.stdout
