@@ -26,7 +26,6 @@ from nodeagent.work import (
     is_in_restore,
     leave_out_of_sight,
     take_up,
-    tell_left_over,
 )
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import NOW, Leaf
@@ -131,22 +130,12 @@ class Agent:
 
     def _go_on_with_journals(self) -> None:
         """Machines first: a report may have to wait for the directory, a machine that stands still may not."""
-        journals = self._shop.journals.all()
-        for journal in journals:
-            if journal.record.result is None:
-                order = journal.order
-                job = Job(order.machine, order.timestamp, order.mode, None)
-                if job.mode in _STANDS_STILL or self._has_room(job.machine, job.mode):
-                    self._start(job, partial(go_on, self._shop, journal, job.counter))
-        for journal in journals:
-            if journal.record.result is not None:
-                self._report_left_over(journal)
-
-    def _report_left_over(self, journal: Journal) -> None:
-        """Report what a worker could not, unless one is about to."""
-        order = journal.order
-        job = Job(order.machine, order.timestamp, order.mode, None)
-        self._start(job, partial(tell_left_over, self._shop, journal))
+        for journal in sorted(self._shop.journals.all(), key=_is_to_be_reported):
+            order = journal.order
+            job = Job(order.machine, order.timestamp, order.mode, None)
+            at_once = _is_to_be_reported(journal) or job.mode in _STANDS_STILL
+            if at_once or self._has_room(job.machine, job.mode):
+                self._start(job, partial(go_on, self._shop, journal, job.counter))
 
     def _clean_up_after_restores(self) -> None:
         """Clear what is left of restores whose leaf has ended, was backed out or is gone; nobody asks for that."""
@@ -336,6 +325,10 @@ class Agent:
         now = time.monotonic()
         self._not_before = {key: until for key, until in self._not_before.items() if until > now}
         return min(self._pace.noted, _AGAIN_SECONDS) if self.is_busy or self._not_before else None
+
+
+def _is_to_be_reported(journal: Journal) -> bool:
+    return journal.record.result is not None
 
 
 def _figures_of_before(leaf: Leaf) -> dict[str, Sequence[str]]:

@@ -156,15 +156,6 @@ def tell(shop: Workshop, journal: Journal) -> None:
         shop.metrics.count_failure(asked(order.mode), outcome.code)
 
 
-def tell_left_over(shop: Workshop, journal: Journal) -> None:
-    """Report what a worker could not, unless somebody has meanwhile."""
-    order = journal.order
-    with machine_lock(shop.locks, order.machine):
-        fresh = shop.journals.find(order.machine, order.timestamp, order.mode)
-        if fresh is not None and fresh.record.result is not None:
-            tell(shop, fresh)
-
-
 def _end_without_leaf(shop: Workshop, journal: Journal) -> None:
     """Nobody can finish a backup whose leaf was deleted. TryLater where the leaf may only be out of sight."""
     order = journal.order
