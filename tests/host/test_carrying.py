@@ -13,7 +13,7 @@ from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, make_folder, open_folder
 from nodeagent.operations.making import MadeFile, Making, write_making
 from nodeagent.operations.retain import retain
-from nodeagent.order import Firmware, Order, OrderDisk
+from nodeagent.order import Firmware, Order, OrderDisk, Ownership
 from nodeagent.steps import Step
 from tests.conftest import require
 from tests.orders import TIMESTAMP, disk_in, host_at, order_in
@@ -157,9 +157,11 @@ def test_the_files_of_the_firmware_are_carried_too(order: Order, tmp_path: Path)
     lay(order, tmp_path, making.model_copy(update={"files": (*making.files, nvram)}))
     with open_folder(order.paths.retain, host_at(tmp_path).roots) as folder:
         folder.write(item.kept, b"variables", Access())
-    step(order.model_copy(update={"firmware": (item,)}), tmp_path, "carry vm.nvram").apply({})
-    kept = carried(order).with_name(f"vm.nvram.{TIMESTAMP}")
-    assert kept.stat().st_mode & 0o777 == 0o600
+    update = {"firmware": (item,), "files": Ownership(mode=0o640)}
+    for name in (item.kept, "d.qcow2"):
+        step(order.model_copy(update=update), tmp_path, f"carry {name}").apply({})
+    assert carried(order).with_name(f"vm.nvram.{TIMESTAMP}").stat().st_mode & 0o777 == 0o600, "it may hold secrets"
+    assert carried(order).stat().st_mode & 0o777 == 0o640
 
 
 def test_old_sets_that_cannot_be_looked_at_are_told_and_make_the_backup_no_failure(
