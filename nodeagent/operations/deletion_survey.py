@@ -49,7 +49,7 @@ def _backing_of(order: Order, image: str, host: Host) -> str | None:
         return None
     except HostFailure as why:
         raise Refused(
-            ReturnValue.UNEXPECTED_IMAGE,
+            ReturnValue.UNMERGED_IMAGE,  # as where it does: nothing was removed
             f"{order.machine}: whether the image {image} still lies over this backup cannot be told: {why}; "
             "mend the image or its sstSourceFile, then delete",
         ) from None

@@ -139,4 +139,4 @@ def test_an_image_that_lies_over_what_would_be_removed_keeps_it(root: Path) -> N
     image.write_bytes(patched(image.read_bytes(), INCOMPATIBLE, "Q", 2))
     with pytest.raises(Refused, match=r"cannot be told: .* is marked corrupt") as raised:
         refuse_if_in_use(order, machine("live"), host)
-    assert raised.value.code is ReturnValue.UNEXPECTED_IMAGE
+    assert raised.value.code is ReturnValue.UNMERGED_IMAGE
