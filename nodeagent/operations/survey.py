@@ -13,6 +13,7 @@ from nodeagent.host.description import Description, XmlDisk
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import names_in, open_folder, root_of
 from nodeagent.host.hypervisor import View
+from nodeagent.host.qcow2 import Header
 from nodeagent.operations.choosing import as_made, chosen
 from nodeagent.operations.deletion_survey import refuse_if_in_use, restored_under_other_names, survey_deletion
 from nodeagent.operations.finding import FoundSet, find_set
@@ -116,8 +117,8 @@ class Surveyor:
     def _merge(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         self._view(machine.name)
         order = self._order(leaf, machine, plan, Mode.MERGING, self._directory_disks(machine))
-        order = as_made(order, self.host)
-        return order.model_copy(update={"bytes_total": sum(self._virtual_size(disk) for disk in order.disks)})
+        total = sum(self._header(machine.name, disk).virtual_size for disk in order.disks)
+        return as_made(order, self.host).model_copy(update={"bytes_total": total})
 
     def _retain(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         order = self._order(leaf, machine, plan, Mode.RETAINING, self._directory_disks(machine))
@@ -266,14 +267,7 @@ class Surveyor:
         machine, path = order.machine, PurePosixPath(disk.path)
         if root_of(path, self.rules.image_roots) is None or ".." in path.parts:
             raise Refused(ReturnValue.PATH_NOT_ALLOWED, f"{machine}: the image {path} lies outside the image roots")
-        try:
-            header = self.host.header(path)
-        except FileNotFoundError:
-            raise Refused(
-                ReturnValue.UNEXPECTED_IMAGE, f"{machine}: the image {path} of {disk.target} is not there"
-            ) from None
-        except (HostFailure, OSError) as why:
-            raise Refused(ReturnValue.UNEXPECTED_IMAGE, f"{machine}: {disk.target}: {why}") from None
+        header = self._header(machine, disk)
         if header.backing_file is not None and not self._is_leftover(order, header.backing_file):
             raise Refused(
                 ReturnValue.UNMERGED_IMAGE,
@@ -282,8 +276,16 @@ class Surveyor:
             )
         return disk.model_copy(update={"size": header.virtual_size})
 
-    def _virtual_size(self, disk: OrderDisk) -> int:
-        return self.host.header(PurePosixPath(disk.path)).virtual_size
+    def _header(self, machine: str, disk: OrderDisk) -> Header:
+        """What a disk's image says of itself."""
+        try:
+            return self.host.header(PurePosixPath(disk.path))
+        except FileNotFoundError:
+            raise Refused(
+                ReturnValue.UNEXPECTED_IMAGE, f"{machine}: the image {disk.path} of {disk.target} is not there"
+            ) from None
+        except (HostFailure, OSError) as why:
+            raise Refused(ReturnValue.UNEXPECTED_IMAGE, f"{machine}: {disk.target}: {why}") from None
 
     def _length_in_retain(self, order: Order) -> int:
         try:
