@@ -309,6 +309,16 @@ def cached(path: Path) -> int:
     return sum(page & 1 for page in pages) * mmap.PAGESIZE
 
 
+def test_on_a_machine_whose_calls_have_no_known_numbers_a_copy_goes_on_without(
+    source: Folder, beside: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source.path / "a").write_bytes(b"content")
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "n1", "6.1", "1", "mips64")))
+    assert disk_class() is None
+    copy_file((source, "a"), (beside, "b"), Access())
+    assert (beside.path / "b").read_bytes() == b"content"
+
+
 def test_nothing_of_a_copy_stays_in_the_page_cache(source: Folder, target: Folder) -> None:
     path = source.path / "a"
     path.write_bytes(os.urandom(24 * MIB))

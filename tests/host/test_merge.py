@@ -114,3 +114,16 @@ def test_an_image_that_lost_its_backing_files_name_before_its_data_was_there_is_
 def io(command: str, image: Path) -> None:
     done = subprocess.run(["qemu-io", "-f", "qcow2", "-c", command, image], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0 and "failed" not in done.stdout, done.stdout
+
+
+def test_a_backup_directory_that_is_away_keeps_no_merge_waiting(order: Order, host: Host) -> None:
+    """Nothing of it lies there; retain says what is missing."""
+    backup = Path(order.backup_root)
+    backup.rmdir()
+    for _ in range(2):
+        [step] = merge(order, host)
+        step.apply({})
+        assert host.header(PurePosixPath(order.disks[0].path)).backing_file is None
+        assert known(order, host).digest is not None
+        backup.unlink(missing_ok=True)
+        backup.symlink_to("/proc/self/nowhere")
