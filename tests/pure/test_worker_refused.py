@@ -154,10 +154,9 @@ def test_progress_that_is_refused_ends_no_work(shop: Workshop, directory: Direct
     add_leaf(shop, "merging")
     update = {"mode": Mode.MERGING, "leaf_dn": DN, "bytes_total": 200, "started_at": time.time()}
     shop.journals.create(ORDER.model_copy(update=update))
-    agent.cycle()
-    until("the merge to be at work", lambda: gate.waiting, 10)
     directory.closed.add(DN)
     agent.cycle()
+    until("the merge to be at work", lambda: gate.waiting, 10)
     agent.cycle()
     leaf = shop.catalogue.leaf(DN)
     assert leaf is not None and leaf.percent is None
