@@ -205,7 +205,7 @@ class BackedUp:
             ldif="dn: the machine\n",
             iterations=scene.iterations,
             method=scene.method,
-            route=Route(freezes=scene.method is not Method.SAVE, clones=False, once=scene.once),
+            route=Route(freezes=scene.method is not Method.SAVE, clones=False, once=scene.once, renames=not scene.once),
         )
         published = (Path(order.paths.backup) / f"manifest.json.{LEAF}").exists()
         return order.model_copy(update={"published": published}) if mode is Mode.RETAINING else order

@@ -23,8 +23,8 @@ BUGS = (
         (
             Edit(
                 "nodeagent/reporting.py",
-                "    leaf, is_told = catalogue.leaf(order.leaf_dn), False\n",
-                "    journal.remove()\n    leaf, is_told = catalogue.leaf(order.leaf_dn), False\n",
+                "    is_told = False\n",
+                "    journal.remove()\n    is_told = False\n",
             ),
         ),
         ("tests/pure/test_reporting.py::test_a_result_is_kept_until_the_directory_has_it",),
@@ -35,8 +35,8 @@ BUGS = (
         (
             Edit(
                 "nodeagent/reporting.py",
-                "    if leaf is None or leaf.mode is not order.mode or not leaf.is_at_work:",
-                "    if leaf is None:",
+                "    if leaf.mode is not order.mode or not leaf.is_at_work:",
+                "    if leaf.mode is None:",
             ),
         ),
         ("tests/pure/test_reporting.py::test_the_result_of_a_leaf_that_somebody_moved_changes_nothing",),

@@ -40,8 +40,8 @@ def journal(tmp_path: Path) -> Journal:
     return journal
 
 
-def told(store: MemoryStore, journal: Journal) -> bool:
-    return report(Catalogue(store, TREE), journal, structlog.wrap_logger(None, processors=[_drop]))
+def told(store: MemoryStore, journal: Journal, known: Leaf) -> bool:
+    return report(Catalogue(store, TREE), journal, known, structlog.wrap_logger(None, processors=[_drop]))
 
 
 def _drop(_logger: object, _name: str, _event: object) -> Any:
@@ -55,12 +55,13 @@ def leaf(store: MemoryStore) -> Leaf:
 
 
 def test_a_result_is_kept_until_the_directory_has_it(store: MemoryStore, journal: Journal) -> None:
+    known = leaf(store)
     store.go_away()
     with pytest.raises(TryLater):
-        told(store, journal)
+        told(store, journal, known)
     assert journal.path.exists()
     store.come_back()
-    assert told(store, journal)
+    assert told(store, journal, known)
     assert leaf(store).mode is Mode.MERGED
     assert not journal.path.exists()
 
@@ -71,6 +72,6 @@ def test_the_result_of_a_leaf_that_somebody_moved_changes_nothing(
 ) -> None:
     store.replace(DN, {Attribute.MODE: (mode,)})
     before = store.read(DN)
-    assert not told(store, journal)
+    assert not told(store, journal, leaf(store))
     assert store.read(DN) == before
     assert not journal.path.exists(), "nobody else will ever ask for it"

@@ -12,7 +12,7 @@ import structlog
 
 from lab.waiting import until
 from nodeagent import cycle
-from nodeagent.cycle import Agent
+from nodeagent.cycle import Agent, ProgressPace
 from nodeagent.journal import Journal, Outcome
 from nodeagent.operations.aside import before_directory
 from nodeagent.order import Order, Restoring
@@ -53,7 +53,7 @@ def started(gate: Gate) -> Iterator[Callable[[Workshop], Agent]]:
     agents: list[Agent] = []
 
     def start(shop: Workshop) -> Agent:
-        agents.append(Agent(shop, "n1", LimitSettings(merges=3), 0.0, lambda: None))
+        agents.append(Agent(shop, "n1", LimitSettings(merges=3), ProgressPace(0.0), lambda: None))
         return agents[-1]
 
     yield start
