@@ -86,9 +86,8 @@ class Wandering:
         return found + self._not_up(stories) + world.violations(stories)
 
     def _chosen(self, name: str, leaves: dict[tuple[str, str], Leaf], chance: random.Random) -> str:
-        good = _good(name, leaves)
-        possible = ["backup", "backup", *(["restore"] if good else []), *(["delete"] if len(good) > 1 else [])]
-        return chance.choice(possible)
+        may = {"restore": bool(_restorable(name, leaves)), "delete": len(_good(name, leaves)) > 1}
+        return chance.choice(["backup", "backup", *(what for what, may_be in may.items() if may_be)])
 
     def _chosen_faults(self, chance: random.Random) -> list[tuple[Fault, float, float]]:
         faults = chance.sample(FAULTS, chance.randint(1, 3))
@@ -101,8 +100,8 @@ class Wandering:
         for name, method in methods.items():
             self.belt.plain.modify(self.belt.lab.tree.machine_plan(name), f"replace vmkeepMethod {method}")
         for name, did in work.items():
-            good = _good(name, leaves)
-            self.asked[name] = "" if did == "backup" else good[-1] if did == "restore" else good[0]
+            found = _restorable(name, leaves)[-1:] if did == "restore" else _good(name, leaves)[:1]
+            self.asked[name] = "" if did == "backup" else found[0]
             if did != "backup":
                 mode = Mode.UNRETAIN_SMALL_FILES if did == "restore" else Mode.DELETE
                 self.belt.plain.ask(name, self.asked[name], mode)
@@ -222,6 +221,11 @@ def _is_over(leaf: Leaf) -> bool:
 def _good(name: str, leaves: dict[tuple[str, str], Leaf]) -> list[str]:
     finished = (key[1] for key, leaf in leaves.items() if key[0] == name and _is_good(leaf))
     return sorted(finished)
+
+
+def _restorable(name: str, leaves: dict[tuple[str, str], Leaf]) -> list[str]:
+    """Without hardware virtualization QEMU may miss pages in a memory that it reads while the guest runs."""
+    return [stamp for stamp in _good(name, leaves) if leaves[name, stamp].get("vmkeepMethod") != ["live"]]
 
 
 def _is_good(leaf: Leaf) -> bool:
