@@ -260,7 +260,9 @@ class Surveyor:
 
     def _is_leftover(self, order: Order, backing: str) -> bool:
         """Whether an image still lies over an earlier backup of this machine, whose merge was never done."""
-        return PurePosixPath(backing).parent.parent == order.paths.retain.parent
+        below = PurePosixPath(backing)
+        is_named_so = is_timestamp(below.parent.name) and ".." not in below.parts
+        return is_named_so and below.parent.parent == order.paths.retain.parent
 
     def _checked_image(self, order: Order, disk: OrderDisk) -> OrderDisk:
         """The disk with its size, once its image is seen to be a plain one, whole or left over an earlier backup."""
