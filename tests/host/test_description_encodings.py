@@ -1,4 +1,4 @@
-"""A description is read as libvirt reads it, whatever encoding it declares: else one could be shown, and another run."""
+"""A description is read as libvirt reads it, whatever encoding it declares: else one is shown and another one run."""
 
 from collections.abc import Iterator
 from typing import Any
