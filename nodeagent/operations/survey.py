@@ -24,7 +24,7 @@ from nodeagent.operations.roots import BACKUP, RETAIN, open_root
 from nodeagent.operations.saved_machine import SavedMachine
 from nodeagent.operations.unretain_survey import survey_large_files, survey_small_files
 from nodeagent.order import Firmware, Order, OrderDisk, Ownership, Restoring
-from nodeagent.restoring.allowed import AllowedPlaces
+from nodeagent.restoring.allowed import AllowedPlaces, peculiarities
 from nodeagent.steps import Host
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
@@ -105,7 +105,9 @@ class Surveyor:
         memory = view.description.memory if order.has_memory else 0
         require_room(order, self.host.roots, memory)
         ram_disk, warning = choose_ram_disk(order, plan.ram_disk, self.host.roots, memory)
-        return order.model_copy(update={"ram_disk": ram_disk, "warning": "; ".join(filter(None, (why, warning)))})
+        peculiar = peculiarities(self.host.hypervisor.description_to_keep(machine.name)) if order.has_memory else None
+        told = "; ".join(filter(None, (why, warning)))
+        return order.model_copy(update={"ram_disk": ram_disk, "warning": told, "peculiar": peculiar})
 
     def _without_leaf(self, order: Order) -> tuple[str, ...]:
         """Backups of a machine in retain that nobody can finish any more."""

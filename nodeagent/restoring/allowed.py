@@ -82,6 +82,11 @@ def refusals(xml: str, rules: AllowedPlaces) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_reasons(root, rules)))
 
 
+def peculiarities(xml: str) -> tuple[str, ...]:
+    """Every path a description names and all else that not any may hold: what tells whether another names more."""
+    return refusals(xml, AllowedPlaces((), (), (), (), ()))
+
+
 def check_edited(xml: str, ldif_entries: Sequence[Entry], machine: str, uuid: str, files: tuple[str, str]) -> None:
     """Refused where an edited description is no XML or another machine's (45), or has not the LDIF's disks (33).
 

@@ -15,12 +15,10 @@ from blake3 import blake3
 
 from lab.cluster import Lab
 from lab.machines import MachineSpec
+from tests.changed_state import EMULATOR, changed
 from tests.cluster.backed_up import BackedUp
 from tests.cluster.plain import Plain
 from tests.watched_files import watched
-
-XML_AT = 92  # libvirt's header before it
-EMULATOR = b"/usr/bin/qemu-system-x86_64"
 
 
 @dataclass(frozen=True)
@@ -71,19 +69,6 @@ def stolen(stolen_set: Stolen) -> Iterator[Stolen]:
     stolen_set.vouch()
     stolen_set.back_out()
     assert stolen_set.machine.node.qemu(stolen_set.machine.name) == pid
-
-
-def changed(state: Path, change: Callable[[bytes], bytes]) -> None:
-    """Write another description into a state file, as long as the one it takes the place of."""
-    content = state.read_bytes()
-    end = content.index(b"\0", XML_AT)
-    old = content[XML_AT:end]
-    new = change(old)
-    assert new != old
-    if len(new) > len(old):  # indentation is for people
-        new = b"".join(line.lstrip() for line in new.splitlines(keepends=True))
-    assert len(new) <= len(old)
-    state.write_bytes(content[:XML_AT] + new.ljust(len(old)) + content[end:])
 
 
 @pytest.fixture
