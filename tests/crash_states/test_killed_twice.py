@@ -10,6 +10,13 @@ from tests.crash_states.losing_power import directories
 from tests.crash_states.worked_on import WORLDS, step_names
 from vmkeep.contract.modes import TABLE, Kind, Mode
 
+# Scenes that show little which others do not; with `--all-faults`.
+RARE = {
+    (Mode.RETAINING, "runs, to another filesystem"),
+    (Mode.RESTORING, "runs, firmware is new to it"),
+    (Mode.RESTORING, "runs, was off in the set"),
+    (Mode.RESTORING, "off, images and definition gone"),
+}
 CASES = [(mode, name) for mode, scenes in WORLDS.items() for name in scenes]
 # With these a step after the other is refused; `--all-faults` does it with every one that has a way back.
 REFUSED = {
@@ -25,12 +32,16 @@ def test_every_kind_of_work_is_killed() -> None:
     """A new one needs its world; what leaves nothing to take back needs no refusals."""
     work = {row.mode for row in TABLE if row.kind is Kind.AT_WORK}
     assert set(WORLDS) == work
-    assert all(WORLDS.values())
+    assert all(set(WORLDS[mode]) - {name for rare, name in RARE if rare is mode} for mode in work)
     assert set(REFUSED) == {mode for mode in work if any(scenery.goes_back for scenery in WORLDS[mode].values())}
 
 
 @pytest.mark.parametrize(("mode", "name"), CASES)
-def test_killed_after_anything_it_did_and_again_in_recovery_the_work_is_done(mode: Mode, name: str) -> None:
+def test_killed_after_anything_it_did_and_again_in_recovery_the_work_is_done(
+    mode: Mode, name: str, request: pytest.FixtureRequest
+) -> None:
+    if (mode, name) in RARE and not request.config.getoption("--all-faults"):
+        pytest.skip("with --all-faults")
     scenery = WORLDS[mode][name]
     with directories(*scenery.bases) as roots:
         found = killed_twice(scenery.make(roots))
