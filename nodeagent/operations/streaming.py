@@ -2,8 +2,9 @@
 off.
 
 Success is what the image's header says, never a job's end: a pull that "completed" may have done nothing. And what the
-header says holds only once QEMU has written out the rest; where it died before, the backing file's name is put back and
-all is done again. Called by merge, and by the snapshot to take a swap back.
+header says holds only once QEMU has written out the rest. So a mark beside the backing file says which image is being
+made whole; where that lost the name with the mark still there, and QEMU died, the name is put back and all is done
+again. Called by merge, and by the snapshot to take a swap back.
 """
 
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from nodeagent.host.errors import HostFailure
-from nodeagent.host.folders import open_folder
+from nodeagent.host.folders import Access, open_folder, remove_file
 from nodeagent.host.hypervisor import Job
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import Host
@@ -27,7 +28,7 @@ def _silent(_job: Job) -> None:
 def make_whole(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Job], None] = _silent) -> None:
     """Return when the image names no backing file any more and is on the disk; HostFailure where that cannot be had."""
     path, last = PurePosixPath(disk.path), "it was switched on and off too often"
-    below, is_flattened = _may_have_been_over(host, order, disk), False
+    below, is_flattened = _half_done(host, order, disk), False
     for _ in range(_ROUNDS):
         backing, view = backing_of(host, disk), host.hypervisor.look(order.machine)
         is_active = view is not None and view.is_active
@@ -36,11 +37,13 @@ def make_whole(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Jo
         try:
             if backing is None and (is_active or is_flattened):
                 _write_out(host, order, disk, is_active=is_active)
+                remove_file(_mark_of(str(below)), host.roots)
                 return
             if backing is None:  # QEMU may have died before all was on the disk
                 host.images.relink(path, PurePosixPath(str(below)))
                 continue
             below = backing
+            _mark(host, disk, below)
             if is_active:
                 _pull(host, order, disk, progress)
             else:
@@ -51,17 +54,33 @@ def make_whole(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Jo
     raise HostFailure(f"the image {disk.path} still names a backing file, or may not be on the disk: {last}")
 
 
-def _may_have_been_over(host: Host, order: Order, disk: OrderDisk) -> str | None:
-    """The image in retain that this one was put over, whatever its header says by now; a clone there never was."""
-    path, below = PurePosixPath(disk.path), order.paths.retain / disk.kept
-    if order.route.clones or order.route.freezes:
-        return None
+def _mark_of(below: str) -> PurePosixPath:
+    path = PurePosixPath(below)
+    return path.parent / f".{path.name}.merging"
+
+
+def _mark(host: Host, disk: OrderDisk, below: str) -> None:
+    """Note beside what lies below which image is made whole; durable when it returns."""
+    mark = _mark_of(below)
+    with open_folder(mark.parent, host.roots) as retain:
+        retain.write(mark.name, _inode(host, disk).encode(), Access(mode=0o600))
+
+
+def _half_done(host: Host, order: Order, disk: OrderDisk) -> str | None:
+    """The image in retain that this very one was being made whole from, whatever its header says by now."""
+    below = str(order.paths.retain / disk.kept)
+    mark = _mark_of(below)
     try:
-        with open_folder(path.parent, host.roots) as images, open_folder(below.parent, host.roots) as retain:
-            is_another = retain.exists(below.name) and not images.is_same(path.name, retain, below.name)
+        with open_folder(mark.parent, host.roots) as retain:
+            return below if retain.read(mark.name).decode() == _inode(host, disk) else None
     except FileNotFoundError:
         return None
-    return str(below) if is_another else None
+
+
+def _inode(host: Host, disk: OrderDisk) -> str:
+    path = PurePosixPath(disk.path)
+    with open_folder(path.parent, host.roots) as images, images.opened(path.name) as descriptor:
+        return str(os.fstat(descriptor).st_ino)
 
 
 def _write_out(host: Host, order: Order, disk: OrderDisk, *, is_active: bool) -> None:
