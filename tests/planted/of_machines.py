@@ -196,4 +196,19 @@ BUGS = (
         (Edit("nodeagent/host/description.py", '    "encoding": "utf-8",\n', ""),),
         ("tests/host/test_description_encodings.py::test_what_we_check_is_what_libvirt_acts_on[hidden-t-HZ]",),
     ),
+    Bug(
+        "A tool opens the images of a set before anybody looked at their headers",
+        "A set that was tampered with has any file of the host read, and its content becomes a guest's disk.",
+        (
+            Edit(
+                f"{_OPERATIONS}/unretain.py",
+                "                if backing is not None:\n",
+                "                if not file:\n",
+            ),
+        ),
+        (
+            "tests/cluster/test_images_tampered.py::"
+            "test_an_image_of_a_set_that_names_another_file_is_not_brought_back[a host's file below]",
+        ),
+    ),
 )
