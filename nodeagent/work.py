@@ -18,12 +18,13 @@ from nodeagent.journal import Journal, Journals, Outcome
 from nodeagent.operations.aside import before_directory, note_restored
 from nodeagent.operations.cleaning import clean_up
 from nodeagent.operations.deletion import delete
+from nodeagent.operations.given_up import is_failed_snapshot
 from nodeagent.operations.leftovers import abandon
 from nodeagent.operations.merge import merge
 from nodeagent.operations.restore import restore
 from nodeagent.operations.retain import retain
 from nodeagent.operations.snapshot import snapshot
-from nodeagent.operations.survey import Surveyor, is_failed_snapshot
+from nodeagent.operations.survey import Surveyor
 from nodeagent.operations.unretain import unretain_large_files, unretain_small_files
 from nodeagent.order import Order
 from nodeagent.reporting import refuse, report

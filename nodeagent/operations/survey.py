@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from nodeagent.host.description import Description, XmlDisk
+from nodeagent.host.description import Description, XmlDisk, with_sources
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import names_in, open_folder, root_of
 from nodeagent.host.hypervisor import View
@@ -17,6 +17,7 @@ from nodeagent.host.qcow2 import Header
 from nodeagent.operations.choosing import as_made, chosen
 from nodeagent.operations.deletion_survey import refuse_if_in_use, restored_under_other_names, survey_deletion
 from nodeagent.operations.finding import FoundSet, find_set
+from nodeagent.operations.given_up import given_up
 from nodeagent.operations.overlays import image_below
 from nodeagent.operations.restore_survey import survey_restore
 from nodeagent.operations.room import choose_ram_disk, require_room, require_same_filesystem
@@ -33,7 +34,6 @@ from vmkeep.contract.machine import DirectoryDisk, Machine, Power, check_name
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.paths import MANIFEST_NAME, set_paths
 from vmkeep.contract.plan import Plan, resolve
-from vmkeep.contract.timestamps import is_timestamp
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.ldif_text import to_ldif
 
@@ -47,11 +47,6 @@ class Rules:
     nvram_roots: tuple[str, ...]
     libvirt_state: str
     restored: AllowedPlaces
-
-
-def is_failed_snapshot(leaf: Leaf) -> bool:
-    """Whether a leaf ended at its snapshot: no set is made of it any more."""
-    return leaf.is_failed and leaf.mode is Mode.SNAPSHOTTING
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,7 @@ class Surveyor:
                 "disks": tuple(self._checked_image(order, disk) for disk in order.disks),
                 "firmware": self._firmware(order, view.description),
                 "ldif": to_ldif(self.catalogue.subtree(machine.name)),
-                "abandoned": self._without_leaf(order),
+                "abandoned": given_up(self.catalogue, order, self.host),
             }
         )
         self._refuse_used_retain(order)
@@ -105,16 +100,14 @@ class Surveyor:
         memory = view.description.memory if order.has_memory else 0
         require_room(order, self.host.roots, memory)
         ram_disk, warning = choose_ram_disk(order, plan.ram_disk, self.host.roots, memory)
-        peculiar = peculiarities(self.host.hypervisor.description_to_keep(machine.name)) if order.has_memory else None
+        peculiar = self._peculiar(order) if order.has_memory else None
         told = "; ".join(filter(None, (why, warning)))
         return order.model_copy(update={"ram_disk": ram_disk, "warning": told, "peculiar": peculiar})
 
-    def _without_leaf(self, order: Order) -> tuple[str, ...]:
-        """Backups of a machine in retain that nobody can finish any more."""
-        lying = filter(is_timestamp, names_in(order.paths.retain.parent, self.host.roots))
-        leaves = self.catalogue.leaves(order.machine)
-        known = {leaf.timestamp for leaf in leaves if not is_failed_snapshot(leaf)}
-        return tuple(timestamp for timestamp in lying if timestamp not in known)
+    def _peculiar(self, order: Order) -> tuple[str, ...]:
+        """As it will be saved: what an earlier backup left of overlays is gone by then."""
+        images = {disk.target: disk.path for disk in order.disks}
+        return peculiarities(with_sources(self.host.hypervisor.description_to_keep(order.machine), images))
 
     def _merge(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         self._view(machine.name)
