@@ -34,6 +34,7 @@ from vmkeep.contract.machine import DirectoryDisk, Machine, Power, check_name
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.paths import MANIFEST_NAME, set_paths
 from vmkeep.contract.plan import Plan, resolve
+from vmkeep.contract.timestamps import is_timestamp
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.ldif_text import to_ldif
 
