@@ -128,16 +128,16 @@ def full(tmp_path: Path) -> Iterator[Journal]:
 
 def test_half_a_line_on_a_full_disk_spoils_no_other(full: Journal) -> None:
     """A line that begins in the file's last block and ends in one that there is not."""
-    noted = 0
+    noted: list[str] = []
     with pytest.raises(OSError, match="no room for the journal") as raised:
-        while True:
-            full.began(f"a step with a rather long name {noted}", 1.0, must=True)
-            noted += 1
+        for number in range(10_000):
+            full.began(f"a step with a rather long name {number}", 1.0, must=True)
+            noted.append(f"a step with a rather long name {number}")
     assert raised.value.errno == errno.ENOSPC
     full.ended("one that need not be durable", {})
     (full.path.parent / "fills").unlink()
     full.began("the next", 2.0, must=True)
     found = Journals(full.path.parent).find("vm", TIMESTAMP, Mode.MERGING)
     assert found is not None
-    assert len(found.record.began) == noted + 1
+    assert list(found.record.began) == [*noted, "the next"]
     assert found.record.ended == set()
