@@ -121,6 +121,7 @@ def test_a_file_that_went_missing_in_the_set_while_it_is_brought_is_named(restor
     code, sentence = refused(lambda: fetch.apply({}))
     assert code is ReturnValue.CORRUPT_IMAGE
     assert f"{disk} is damaged: it reads as blake3:" in sentence
+    assert not (restored.retain / "disk").exists()
     disk.unlink()
     assert refused(lambda: fetch.apply({})) == (
         ReturnValue.MISSING_FILES,
