@@ -132,7 +132,7 @@ def test_a_save_without_us_is_waited_for_and_come_back_to(
     qemu.saving = iter((True, True, False))
     saved_memory.wait_for_a_save_without_us(host, "vm")
     monkeypatch.setattr(saved_memory, "_FOREIGN_SAVE_SECONDS", 0.05)
-    qemu.saving = iter(lambda: True, False)
+    qemu.saving = iter([True] * 500)
     with pytest.raises(TryLater, match="vm is still being saved"):
         saved_memory.wait_for_a_save_without_us(host, "vm")
 
