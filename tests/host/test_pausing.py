@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import libvirt
 import pytest
 
+from lab.waiting import until
 from nodeagent.host import pausing
 from nodeagent.host.pausing import short_pause
 
@@ -44,4 +45,5 @@ def test_the_limit_grows_while_it_takes_long_up_to_a_most(goes_at: int, monkeypa
     domain = Domain(goes_at=goes_at)
     with short_pause(domain):
         assert domain.full.wait(20)
+        until("nothing more to be raised", lambda: "pause" not in [thread.name for thread in threading.enumerate()], 10)
     assert domain.limits == [20, 80, 320, 1280, 5000, BEFORE]
