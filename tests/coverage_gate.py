@@ -62,7 +62,8 @@ def judge(name: str, counted: Counted) -> tuple[str, bool]:
     """One line of the report, and whether it is enough."""
     least = min(counted.percent, counted.percent_of_branches)
     words = f"{name:11} {counted.percent:6.2f} % with branches, {counted.percent_of_branches:6.2f} % of branches alone"
-    return words, least >= LEAST_PERCENT
+    is_enough = least >= LEAST_PERCENT
+    return words if is_enough else f"{words}: each has to be {LEAST_PERCENT:g} % at least", is_enough
 
 
 def main() -> int:
