@@ -6,6 +6,7 @@ of its own: a daemon that takes the connection and says nothing holds up nobody.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from nodeagent.host.errors import HostFailure, HypervisorAway
 from nodeagent.host.event_loop import EVENT_LOOP
 
 _AWAY_DOMAINS = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
+_FINDING_OUT, _POLL_SECONDS = 3.0, 0.02
 _LONGEST_KEEPALIVE, _MOST_MISSES = 5, 3  # seconds between two signs of life; how many may fail to come
 
 
@@ -103,6 +105,7 @@ class Connection:
         try:
             connection = libvirt.open(self._uri)
             connection.setKeepAlive(*_keep_alive(self._seconds))
+            _wait_until_known(connection, min(_FINDING_OUT, self._seconds / 2))
             events = connection.domainEventRegisterAny(
                 None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, self._on_job_event, None
             )
@@ -116,6 +119,25 @@ class Connection:
             if self._link is link:
                 self._link = None
         link.close()
+
+
+def _wait_until_known(connection: libvirt.virConnect, seconds: float) -> None:
+    """Return when the daemon has found out about its machines, at the latest after so many seconds.
+
+    One that was just started tells of them what it remembers, and holds each for itself meanwhile. A machine that was
+    being started when its predecessor died is said to run, and is then ended.
+    """
+    deadline = time.monotonic() + seconds
+    waiting = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+    while (waiting := [domain for domain in waiting if _is_held(domain)]) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+
+
+def _is_held(domain: libvirt.virDomain) -> bool:
+    try:
+        return domain.controlInfo()[0] in (libvirt.VIR_DOMAIN_CONTROL_JOB, libvirt.VIR_DOMAIN_CONTROL_OCCUPIED)
+    except libvirt.libvirtError:
+        return False  # it is known by now, and off
 
 
 def _keep_alive(seconds: float) -> tuple[int, int]:

@@ -13,9 +13,10 @@ import pytest
 
 from lab.cluster import Lab
 from lab.hypervisor import Node
+from lab.machines import MachineSpec
 from lab.waiting import until
 from nodeagent.host.errors import HypervisorAway
-from nodeagent.host.hypervisor import Hypervisor
+from nodeagent.host.hypervisor import Hypervisor, View
 
 LIMIT = 3.0
 SLACK = 20.0  # a busy machine's; without a limit it would be for ever
@@ -97,7 +98,7 @@ def test_a_connection_that_comes_after_nobody_wants_it_any_more_is_closed(node: 
 
 USED_AND_CLOSED = """
 import sys, threading
-from nodeagent.host.hypervisor import Hypervisor
+from nodeagent.host.hypervisor import Hypervisor, View
 for _ in range(2):
     hypervisor = Hypervisor(sys.argv[1], 10)
     hypervisor.versions()
@@ -128,3 +129,25 @@ def connected_sockets(node: Node) -> int:
     lines = Path("/proc/net/unix").read_text().splitlines()
     connected = "03"
     return sum(line.split()[5] == connected and line.endswith(f"{node.sockets}/libvirt-sock") for line in lines[1:])
+
+
+def test_a_daemon_that_was_just_started_is_asked_once_it_has_found_out_about_its_machines(lab: Lab, node: Node) -> None:
+    """What it says before is what its predecessor wrote down, also of a machine that it is about to end."""
+    machine = lab.add_machine(MachineSpec(kind="bios", content_mib=1))
+    qemu = node.qemu(machine.name)
+    assert qemu is not None
+    seen: list[View | None] = []
+    qemu.kill(signal.SIGSTOP)
+    try:
+        node.kill_libvirtd()
+        node.restart_libvirtd()
+        hypervisor = Hypervisor(node.uri, 60.0)
+        looking = threading.Thread(target=lambda: seen.append(hypervisor.look(machine.name)))
+        looking.start()
+        looking.join(0.5)
+        assert looking.is_alive(), "it was told of a machine that nobody has asked yet"
+    finally:
+        qemu.kill(signal.SIGCONT)
+    looking.join(SLACK)
+    assert [view is not None and view.is_active for view in seen] == [True]
+    hypervisor.close()
