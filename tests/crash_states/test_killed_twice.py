@@ -12,6 +12,10 @@ from vmkeep.contract.modes import TABLE, Kind, Mode
 
 # Scenes that show little which others do not; with `--all-faults`.
 RARE = {
+    (Mode.SNAPSHOTTING, "off"),
+    (Mode.MERGING, "live, its instant gone"),
+    (Mode.RETAINING, "off, one to keep, to another filesystem"),
+    (Mode.RESTORING, "off, one image of two gone"),
     (Mode.RETAINING, "runs, to another filesystem"),
     (Mode.RESTORING, "runs, firmware is new to it"),
     (Mode.RESTORING, "runs, was off in the set"),
