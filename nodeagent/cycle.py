@@ -150,20 +150,20 @@ class Agent:
         leaf = self._shop.catalogue.leaf(order.leaf_dn)
         keep_old = leaf is not None and leaf.wishes.keep_old
         is_kept = (order.leaf_dn, keep_old) in self._kept
+        job = Job(order.machine, order.timestamp, Mode.FINISHED, None)
         if is_in_restore(leaf):
             self._kept -= {(order.leaf_dn, False), (order.leaf_dn, True)}
         elif is_kept or is_unfinished:
             return
         elif leaf is None and self._shop.catalogue.machine_entry(order.machine) is None:
-            self._leave(order)
+            if order.leaf_dn not in self._left:
+                self._start(job, partial(self._leave, order))
         else:
-            job = Job(order.machine, order.timestamp, Mode.FINISHED, None)
             self._start(job, partial(self._clean_up, order, keep_old))
 
     def _leave(self, order: Order) -> None:
-        if order.leaf_dn not in self._left:
-            self._left.add(order.leaf_dn)
-            leave_out_of_sight(self._shop, order)
+        leave_out_of_sight(self._shop, order)
+        self._left.add(order.leaf_dn)
 
     def _clean_up(self, order: Order, keep_old: bool) -> None:
         if clean_up_after_restore(self._shop, order, keep_old=keep_old):

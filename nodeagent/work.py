@@ -208,7 +208,11 @@ def leave_out_of_sight(shop: Workshop, order: Order) -> None:
 
     They may be gone, but also hidden, or another node's by now, who may use these very files.
     """
-    if not names_in(order.paths.retain, shop.host.roots):
+    try:
+        left = names_in(order.paths.retain, shop.host.roots)
+    except (HostFailure, OSError) as why:
+        raise TryLater(f"{order.machine}: {order.paths.retain} cannot be looked at: {why}") from None
+    if not left:
         shop.host.unretained.forget(order)
         return
     shop.log.warning(
