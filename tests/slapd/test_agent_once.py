@@ -23,6 +23,12 @@ def settings(cluster: ClusterOfPeers, folder: Path) -> str:
     return str(cluster.settings_file("n1", **values))
 
 
+def moved_on(cluster: ClusterOfPeers, machine: str) -> str:
+    """A leaf that somebody took from whoever was at work on it."""
+    cluster.add_machines([machine])
+    return cluster.add_leaf(machine, TIMESTAMP, "finished", TIMESTAMP, sstProvisioningReturnValue="0")
+
+
 def test_with_nothing_to_do_once_ends_well(cluster: ClusterOfPeers, tmp_path: Path) -> None:
     ended = cluster.run("--settings", settings(cluster, tmp_path), "once", program="vmkeep-nodeagent")
     assert ended.code == 0, ended
@@ -32,7 +38,7 @@ def test_a_result_that_was_left_is_told_or_dropped_and_what_cannot_be_gone_on_wi
     cluster: ClusterOfPeers, tmp_path: Path
 ) -> None:
     journals = Journals(tmp_path / "state" / "journal")
-    leaf = cluster.tree.leaf("gone", TIMESTAMP)
+    leaf = moved_on(cluster, "vm")
     for machine in ("vm", "busy"):
         order = order_in(tmp_path, Mode.MERGING).model_copy(update={"machine": machine, "leaf_dn": leaf})
         journals.create(order).result(Outcome(0, "", 1.0))
@@ -63,7 +69,7 @@ def test_a_node_without_an_entry_is_not_well(cluster: ClusterOfPeers, tmp_path: 
 
 def test_serve_tells_what_was_left_and_ends_well_on_sigterm(cluster: ClusterOfPeers, tmp_path: Path) -> None:
     journals = Journals(tmp_path / "state" / "journal")
-    order = order_in(tmp_path, Mode.MERGING).model_copy(update={"leaf_dn": cluster.tree.leaf("gone", TIMESTAMP)})
+    order = order_in(tmp_path, Mode.MERGING).model_copy(update={"leaf_dn": moved_on(cluster, "served")})
     journals.create(order).result(Outcome(0, "", 1.0))
     process = cluster.start("--settings", settings(cluster, tmp_path), "serve", program="vmkeep-nodeagent")
     until("the result to be told", lambda: not journals.all(), 20)
