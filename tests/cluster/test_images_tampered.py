@@ -17,13 +17,6 @@ from tests.watched_files import watched
 IN_A_SET = ("a host's file below", "JSON below", "the network below", "data elsewhere", "data elsewhere, not yet")
 
 
-@pytest.fixture(scope="module")
-def stolen_set(agents: Lab) -> Stolen:
-    plain = Plain(agents)
-    machine = agents.add_machine(MachineSpec(kind="bios"))
-    return Stolen(plain.lab, plain, machine, plain.back_up(machine.name))
-
-
 @pytest.fixture
 def stolen(stolen_set: Stolen) -> Iterator[Stolen]:
     """Its set is whole again afterwards, and the machine was never stopped, its images never touched."""

@@ -10,19 +10,9 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from lab.cluster import Lab
-from lab.machines import MachineSpec
 from tests.changed_state import EMULATOR, changed
-from tests.cluster.plain import Plain
 from tests.cluster.stolen import Stolen
 from tests.watched_files import watched
-
-
-@pytest.fixture(scope="module")
-def stolen_set(agents: Lab) -> Stolen:
-    plain = Plain(agents)
-    machine = agents.add_machine(MachineSpec(kind="bios"))
-    return Stolen(plain.lab, plain, machine, plain.back_up(machine.name))
 
 
 @pytest.fixture
