@@ -166,6 +166,7 @@ class Wandering:
         deadline, since, before = time.monotonic() + _LONGEST_REST, time.monotonic(), ""
         restless: dict[str, Leaf] = {}
         while time.monotonic() < deadline:
+            self._start_what_died()
             self._go_on_with_restores()
             leaves = self.belt.leaves()
             now = str(sorted((key, leaf) for key, leaf in leaves.items()))
@@ -177,6 +178,13 @@ class Wandering:
                 return {}
             time.sleep(0.2)
         return restless
+
+    def _start_what_died(self) -> None:
+        """As the service manager does; an agent that dies by itself is no fault of ours, and is told."""
+        if self.belt.agent() is None:
+            self.struck["agent died by itself"] += 1
+            self.say("  the agent died by itself, and is started again")
+            self.belt.start_agent()
 
     def _not_up(self, stories: dict[str, Story]) -> list[Violation]:
         found = []
