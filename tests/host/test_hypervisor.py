@@ -151,3 +151,40 @@ def test_a_daemon_that_was_just_started_is_asked_once_it_has_found_out_about_its
     looking.join(SLACK)
     assert [view is not None and view.is_active for view in seen] == [True]
     hypervisor.close()
+
+
+MANY_THREADS = """
+import sys, threading
+from nodeagent.host.errors import HypervisorAway
+from nodeagent.host.hypervisor import Hypervisor
+hypervisor, ending = Hypervisor(sys.argv[1], 3.0), threading.Event()
+def call():
+    while not ending.is_set():
+        try:
+            hypervisor.versions()
+        except HypervisorAway:
+            ending.wait(0.01)
+threads = [threading.Thread(target=call) for _ in range(8)]
+for thread in threads:
+    thread.start()
+print("calling", flush=True)
+sys.stdin.read()
+ending.set()
+for thread in threads:
+    thread.join()
+hypervisor.close()
+"""
+
+
+def test_threads_that_call_while_the_daemon_hangs_do_not_crash_the_process(node: Node) -> None:
+    """They do where they share a connection whose keep-alive breaks it: libvirt before 10.4."""
+    argv = [sys.executable, "-c", MANY_THREADS, node.uri]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == b"calling\n"
+        for _ in range(4):
+            with hanging(node):
+                time.sleep(LIMIT + 0.8)
+            time.sleep(0.5)
+        process.stdin.close()
+        assert process.wait(60) == 0
