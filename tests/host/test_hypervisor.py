@@ -15,6 +15,7 @@ from lab.cluster import Lab
 from lab.hypervisor import Node
 from lab.machines import MachineSpec
 from lab.waiting import until
+from nodeagent.host.connection import _is_held
 from nodeagent.host.errors import HypervisorAway
 from nodeagent.host.hypervisor import Hypervisor, View
 
@@ -151,6 +152,18 @@ def test_a_daemon_that_was_just_started_is_asked_once_it_has_found_out_about_its
     looking.join(SLACK)
     assert [view is not None and view.is_active for view in seen] == [True]
     hypervisor.close()
+
+
+def test_a_machine_that_went_while_a_daemon_found_out_about_it_is_waited_for_no_more(lab: Lab, node: Node) -> None:
+    machine = lab.add_machine(MachineSpec(kind="bios", content_mib=1))
+    domain = node.domain(machine.name)
+    xml = domain.XMLDesc()
+    domain.destroy()
+    domain.undefine()
+    try:
+        assert not _is_held(domain)
+    finally:
+        node.connection().defineXML(xml)
 
 
 MANY_THREADS = """

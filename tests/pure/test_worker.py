@@ -227,6 +227,19 @@ def test_what_a_backup_left_goes_when_its_leaf_is_gone(roots: Workshop, tmp_path
     assert not Path(order.paths.retain).exists()
 
 
+def test_what_cannot_be_cleared_is_left_to_the_next_backup(roots: Workshop, tmp_path: Path) -> None:
+    """A link where retain was: nothing behind it is touched, and the result waits for nobody."""
+    order = ended(roots, tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    Path(order.paths.retain).rename(elsewhere)
+    Path(order.paths.retain).symlink_to(elsewhere)
+    add_leaf(roots, "snapshotting")
+    roots.catalogue.store.delete(DN)
+    agent = Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None)
+    turn_until(agent, "the journal to go", lambda: not roots.journals.all())
+    assert (elsewhere / "vm.xml").exists()
+
+
 def test_files_of_a_set_that_can_be_seen_stay_when_its_leaf_is_gone(roots: Workshop, tmp_path: Path) -> None:
     order = ended(roots, tmp_path)
     with make_folder(order.paths.backup, roots.host.roots, Access()) as backup:
@@ -280,6 +293,18 @@ def test_a_restore_that_is_out_of_sight_is_left_to_a_person(roots: Workshop, lef
     roots.catalogue.store.delete(DN)
     turn_until(agent, "retain to be cleared: the leaf alone is gone", lambda: not left.exists())
     turn_until(agent, "the note to go", lambda: not roots.host.unretained.all())
+    assert agent.wait(10)
+
+
+def test_a_restore_out_of_sight_whose_files_cannot_be_looked_at_is_come_back_to(roots: Workshop, left: Path) -> None:
+    left.unlink()
+    left.parent.rmdir()
+    left.parent.symlink_to("/nowhere")
+    agent = Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None)
+    agent.cycle()
+    assert agent.wait(10)
+    assert roots.host.unretained.all() != []
+    assert agent.cycle() is not None, "it wants to come back"
     assert agent.wait(10)
 
 

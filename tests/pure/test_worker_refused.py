@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
+from prometheus_client import generate_latest
 
 from lab.waiting import until
 from nodeagent import cycle
@@ -161,5 +162,21 @@ def test_progress_that_is_refused_ends_no_work(shop: Workshop, directory: Direct
     leaf = shop.catalogue.leaf(DN)
     assert leaf is not None and leaf.percent is None
     directory.closed.clear()
+    gate.open.set()
+    turn_until(agent, "the merge to be told", lambda: told(shop)[1] == "merged")
+
+
+def test_silence_that_cannot_be_told_ends_no_work(shop: Workshop, directory: Directory, gate: Gate) -> None:
+    add_leaf(shop, "merging")
+    shop.journals.create(ORDER.model_copy(update={"mode": Mode.MERGING, "leaf_dn": DN, "started_at": time.time()}))
+    agent = Agent(shop, "n1", LimitSettings(), ProgressPace(0.0, 0.0), lambda: None)
+    directory.closed.add(DN)
+    agent.cycle()
+    until("the merge to be at work", lambda: gate.waiting, 10)
+    for _ in range(3):
+        agent.cycle()
+    assert "vmkeep_silent_work 1.0" in generate_latest(shop.metrics.registry).decode()
+    directory.closed.clear()
+    assert told(shop)[2] == ""
     gate.open.set()
     turn_until(agent, "the merge to be told", lambda: told(shop)[1] == "merged")
