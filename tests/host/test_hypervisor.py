@@ -132,9 +132,10 @@ def connected_sockets(node: Node) -> int:
     return sum(line.split()[5] == connected and line.endswith(f"{node.sockets}/libvirt-sock") for line in lines[1:])
 
 
-def test_a_daemon_that_was_just_started_is_asked_once_it_has_found_out_about_its_machines(lab: Lab, node: Node) -> None:
+def test_a_daemon_that_was_just_started_is_asked_once_it_has_found_out_about_its_machines(lab: Lab) -> None:
     """What it says before is what its predecessor wrote down, also of a machine that it is about to end."""
     machine = lab.add_machine(MachineSpec(kind="bios", content_mib=1))
+    node = machine.node
     qemu = node.qemu(machine.name)
     assert qemu is not None
     seen: list[View | None] = []
@@ -154,8 +155,9 @@ def test_a_daemon_that_was_just_started_is_asked_once_it_has_found_out_about_its
     hypervisor.close()
 
 
-def test_a_machine_that_went_while_a_daemon_found_out_about_it_is_waited_for_no_more(lab: Lab, node: Node) -> None:
+def test_a_machine_that_went_while_a_daemon_found_out_about_it_is_waited_for_no_more(lab: Lab) -> None:
     machine = lab.add_machine(MachineSpec(kind="bios", content_mib=1))
+    node = machine.node
     domain = node.domain(machine.name)
     xml = domain.XMLDesc()
     domain.destroy()
