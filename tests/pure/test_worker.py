@@ -310,7 +310,9 @@ def test_a_restore_out_of_sight_whose_files_cannot_be_looked_at_is_come_back_to(
 
 def test_a_restore_out_of_sight_that_left_nothing_is_forgotten(roots: Workshop, left: Path) -> None:
     left.unlink()
-    Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None).cycle()
+    agent = Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None)
+    agent.cycle()
+    assert agent.wait(10)
     assert roots.host.unretained.all() == []
 
 
