@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
-from nodeagent.host.errors import HostFailure
 from nodeagent.journal import Journal
 from nodeagent.order import Order
 from nodeagent.reporting import refuse_what_is_no_backup
@@ -143,8 +142,8 @@ class Agent:
         for order in self._shop.host.unretained.all():
             try:
                 self._consider_clearing(order, is_unfinished=(order.machine, order.timestamp) in unfinished)
-            except (Refused, HostFailure, OSError) as why:
-                self._shop.log.error(str(why), machine=order.machine, leaf=order.timestamp)  # noqa: TRY400 - no bug
+            except Refused as why:
+                self._shop.log.error(why.sentence, machine=order.machine, leaf=order.timestamp)  # noqa: TRY400 - no bug
 
     def _consider_clearing(self, order: Order, *, is_unfinished: bool) -> None:
         leaf = self._shop.catalogue.leaf(order.leaf_dn)
