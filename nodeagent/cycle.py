@@ -287,6 +287,11 @@ class Agent:
             Attribute.BYTES_TOTAL: (str(job.counter.total),),
             Attribute.PERCENT: (str(done * 100 // job.counter.total),),
         }
+        self._write(job, changes)
+
+    def _write(self, job: Job, changes: dict[str, Sequence[str]]) -> None:
+        """Beside the work on a leaf: where it is refused, the work goes on."""
+        assert job.leaf is not None
         try:
             if self._shop.catalogue.note(job.leaf, changes) is Claim.WON:
                 job.leaf = replace(job.leaf, has_leaf_class=True)
@@ -312,13 +317,8 @@ class Agent:
             f"{self._node}, mend that: the work goes on by itself then"
         )
         self._shop.log.warning(sentence, machine=job.machine, mode=job.mode)
-        if job.leaf is None:
-            return
-        try:
-            if self._shop.catalogue.note(job.leaf, {Attribute.MESSAGE: (sentence,)}) is Claim.WON:
-                job.leaf = replace(job.leaf, has_leaf_class=True)
-        except Refused as why:
-            self._shop.log.warning(why.sentence, machine=job.machine)
+        if job.leaf is not None:
+            self._write(job, {Attribute.MESSAGE: (sentence,)})
 
     def _next_turn(self) -> float | None:
         now = time.monotonic()

@@ -267,7 +267,8 @@ def test_the_limit_is_kept_and_holes_are_not_counted(source: Folder, beside: Fol
     begun = time.monotonic()
     copy_file((source, "a"), (beside, "b"), Access(), pace=Pace(limit))
     rate = amount / (time.monotonic() - begun)
-    assert 0.8 * limit < rate < 1.2 * limit
+    # With the holes counted it would be a tenth; a busy machine may be slower than the limit.
+    assert 0.3 * limit < rate < 1.2 * limit
 
 
 def test_time_lost_is_not_made_up_by_a_burst(source: Folder, beside: Folder) -> None:

@@ -23,7 +23,7 @@ from nodeagent.operations.making import MadeFile, Making, write_making
 from nodeagent.operations.overlays import overlay_of, write_back
 from nodeagent.order import Order
 from nodeagent.steps import Facts, Host
-from tests.orders import TIMESTAMP, disk_in, host_at, order_in
+from tests.orders import TIMESTAMP, disk_in, host_at, order_in, plain_image
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.machine import Power
@@ -99,10 +99,7 @@ class Qemu:
 
 @pytest.fixture
 def qemu(tmp_path: Path) -> Qemu:
-    for name in ("images", "backup"):
-        (tmp_path / name).mkdir()
-    image = tmp_path / "images/d.qcow2"
-    programs.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"])
+    image = plain_image(tmp_path)
     return Qemu(image, image)
 
 

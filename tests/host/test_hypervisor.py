@@ -173,11 +173,13 @@ import sys, threading
 from nodeagent.host.errors import HypervisorAway
 from nodeagent.host.hypervisor import Hypervisor
 hypervisor, ending = Hypervisor(sys.argv[1], 3.0), threading.Event()
+told = open(sys.argv[2], "ab", buffering=0)
 def call():
     while not ending.is_set():
         try:
             hypervisor.versions()
         except HypervisorAway:
+            told.write(b".")
             ending.wait(0.01)
 threads = [threading.Thread(target=call) for _ in range(8)]
 for thread in threads:
@@ -191,15 +193,20 @@ hypervisor.close()
 """
 
 
-def test_threads_that_call_while_the_daemon_hangs_do_not_crash_the_process(node: Node) -> None:
+def test_threads_that_call_while_the_daemon_hangs_do_not_crash_the_process(
+    node: Node, hypervisor: Hypervisor, tmp_path: Path
+) -> None:
     """They do where they share a connection whose keep-alive breaks it: libvirt before 10.4."""
-    argv = [sys.executable, "-c", MANY_THREADS, node.uri]
+    told = tmp_path / "given up"
+    told.touch()
+    argv = [sys.executable, "-c", MANY_THREADS, node.uri, told]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdin is not None
         assert process.stdout.readline() == b"calling\n"
         for _ in range(4):
+            before = told.stat().st_size
             with hanging(node):
-                time.sleep(LIMIT + 0.8)
-            time.sleep(0.5)
+                until("calls to be given up", lambda b=before: process.poll() or told.stat().st_size >= b + 8, 60)
+            until("libvirt to answer again", lambda: answers(hypervisor), 20)
         process.stdin.close()
         assert process.wait(60) == 0

@@ -18,7 +18,7 @@ from nodeagent.operations.streaming import make_whole
 from nodeagent.operations.swapping import Swapping
 from nodeagent.order import Order
 from nodeagent.steps import LEFT, Host
-from tests.orders import disk_in, host_at, order_in
+from tests.orders import disk_in, host_at, order_in, plain_image
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.machine import Power
@@ -87,10 +87,7 @@ class Qemu:
 
 @pytest.fixture
 def qemu(tmp_path: Path) -> Qemu:
-    for name in ("images", "backup"):
-        (tmp_path / name).mkdir()
-    image = tmp_path / "images/d.qcow2"
-    programs.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"])
+    image = plain_image(tmp_path)
     return Qemu(image)
 
 
