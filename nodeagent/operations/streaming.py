@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, open_folder, remove_file
 from nodeagent.host.hypervisor import Job
+from nodeagent.operations.settling import let_settle
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import Host
 from vmkeep.contract.errors import TryLater
@@ -51,6 +52,7 @@ def make_whole(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Jo
                 is_flattened = True
         except HostFailure as why:
             last = str(why)
+            let_settle(host, order)
     raise HostFailure(f"the image {disk.path} still names a backing file, or may not be on the disk: {last}")
 
 

@@ -10,7 +10,7 @@ from lab import programs
 from nodeagent.host.description import describe
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.hypervisor import View
-from nodeagent.operations import saved_memory
+from nodeagent.operations import saved_memory, settling
 from nodeagent.operations.cloning_still import CloningStill
 from nodeagent.operations.letting_go import let_go, was_let_go
 from nodeagent.operations.resuming import Resuming
@@ -37,6 +37,7 @@ class Qemu:
     chain: tuple[str, ...] = ()
     stopped_by_itself: bool = False
     starts_at_look: int = 0
+    ends_at_look: int = 0
     saving: Iterator[bool] = field(default_factory=lambda: iter(()))
     said: list[str] = field(default_factory=list)
     looks: int = 0
@@ -45,6 +46,8 @@ class Qemu:
         self.looks += 1
         if self.looks == self.starts_at_look:
             self.power = Power.RUNNING
+        if self.looks == self.ends_at_look:
+            self.power = Power.OFF
         return None if self.power is None else self._view(self.power)
 
     def _view(self, power: Power) -> View:
@@ -309,7 +312,19 @@ def test_an_overlay_that_was_written_to_is_made_whole_and_told(order: Order, hos
     assert not kept.exists()
 
 
-def test_a_pull_that_libvirt_refuses_is_told_after_some_rounds(order: Order, host: Host, qemu: Qemu) -> None:
+def test_a_qemu_that_dies_is_waited_for_where_libvirt_says_for_a_while_that_it_runs(
+    order: Order, host: Host, qemu: Qemu
+) -> None:
+    swapped(order, host)
+    qemu.power, qemu.ends_at_look = Power.RUNNING, qemu.looks + 12
+    make_whole(host, order, order.disks[0])
+    assert host.header(PurePosixPath(order.disks[0].path)).backing_file is None
+
+
+def test_a_pull_that_libvirt_refuses_is_told_after_some_rounds(
+    order: Order, host: Host, qemu: Qemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "_DYING_SECONDS", 0.1)
     swapped(order, host)
     qemu.power = Power.RUNNING
     with pytest.raises(HostFailure, match=r"still names a backing file, .*: the job is not known$"):
