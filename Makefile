@@ -8,7 +8,7 @@ WORKERS ?= 2
 # Labs mount, and start daemons in namespaces of their own: root's work.
 ROOT   := $(if $(filter 0,$(shell id -u)),,$(if $(shell command -v sudo),sudo))
 
-.PHONY: demo test faults every-boundary check format bench docs packages environment clean
+.PHONY: demo test faults every-boundary planted-bugs coverage check format bench docs packages environment clean
 
 environment: $(STAMP)
 
@@ -35,6 +35,19 @@ faults: packages $(STAMP)
 # Killed at every boundary, where `make test` tries a selection.
 every-boundary: packages $(STAMP)
 	$(ROOT) $(BIN)/python -m pytest tests/faults --all-faults
+
+# Tests that cannot fail are worse than none: bugs are planted in a copy, and tests have to turn red.
+planted-bugs: packages $(STAMP)
+	$(ROOT) $(BIN)/python -m tests.planted --workers $(WORKERS)
+
+# The whole suite, also what it starts; then what of agent and controller ran. Processes ended by SIGKILL tell nothing.
+coverage: packages $(STAMP)
+	$(ROOT) rm -rf .cache/coverage
+	mkdir -p .cache
+	$(ROOT) env CI=$(CI) $(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadfile
+	$(ROOT) $(BIN)/python -m coverage combine --quiet
+	$(ROOT) $(BIN)/python -m coverage report --show-missing --skip-covered
+	$(ROOT) $(BIN)/python -m tests.coverage_gate
 
 check: packages $(STAMP)
 	$(BIN)/ruff check .

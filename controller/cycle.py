@@ -16,8 +16,9 @@ from controller.actions import Action, BringInLine, PutBack, Removal, Step
 from controller.decide import Bounds, View, asked_since, decide, is_over, key_of, next_look
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import NOW, Leaf
-from vmkeep.contract.modes import Mode
+from vmkeep.contract.modes import Kind, Mode, modes
 from vmkeep.contract.names import Attribute, ObjectClass
+from vmkeep.contract.plan import deadline_of
 from vmkeep.directory.catalogue import LEAVES, Catalogue, Report, leaf_of
 from vmkeep.directory.port import AllOf, AnyOf, Claim, Entry, Equals, Present, Scope
 from vmkeep.service.metrics import Metrics
@@ -39,6 +40,7 @@ NOT_ENDED = AllOf(
     )
 )
 _CHANGED = "modifyTimestamp"
+_PLAN_IS_FRESH = 300.0  # seconds
 _READ = (
     "objectClass",
     "ou",
@@ -98,6 +100,7 @@ class Cycle:
     clock: Callable[[], datetime] = utc_now
     elapsed: Callable[[], float] = time.monotonic
     refused: dict[tuple[str, str], tuple[Leaf, str]] = field(default_factory=dict)
+    _known_deadlines: dict[str, tuple[int, float]] = field(default_factory=dict)
     _seen: dict[str, tuple[tuple[Leaf, datetime], float]] = field(default_factory=dict)
     _first_seen: dict[str, float] = field(default_factory=dict)
 
@@ -107,7 +110,7 @@ class Cycle:
         view = replace(view, changed=self._changed_as_seen_here(view), begun=self._begun_as_seen_here(view))
         self.refused = {key_of(leaf): self.refused[key_of(leaf)] for leaf in view.leaves if self._stays_refused(leaf)}
         leaves = tuple(leaf for leaf in view.leaves if key_of(leaf) not in self.refused)
-        view = replace(view, leaves=leaves, nodes=self._nodes_if_needed(view))
+        view = replace(view, leaves=leaves, nodes=self._nodes_if_needed(view), deadlines=self._deadlines(view))
         while steps := decide(view, self.clock(), self.bounds):
             view = self._act(view, steps)
         self.metrics.cycles.inc()
@@ -171,13 +174,28 @@ class Cycle:
     def _nodes_if_needed(self, view: View) -> dict[str, str]:
         """Where the machines are, read only when something asked for has been standing for long."""
         latest = self.clock() - self.bounds.take_up
-        given_up = (Mode.SNAPSHOT, Mode.UNRETAIN_SMALL_FILES)
-        if not any(leaf.mode in given_up and asked_since(leaf, view) <= latest for leaf in view.leaves):
+        asked_for = modes(kind=Kind.IMPERATIVE)
+        if not any(leaf.mode in asked_for and asked_since(leaf, view) <= latest for leaf in view.leaves):
             return {}
         wanted = (Attribute.MACHINE, Attribute.NODE)
         machines = Equals("objectClass", ObjectClass.MACHINE)
         entries = self.catalogue.store.search(self.catalogue.tree.machines, machines, Scope.CHILDREN, wanted)
         return {(entry.first(wanted[0]) or "").casefold(): entry.first(wanted[1]) or "" for entry in entries}
+
+    def _deadlines(self, view: View) -> dict[str, timedelta]:
+        """Those of machines whose leaf has been standing for as long as an agent has to take work up."""
+        latest = self.clock() - self.bounds.take_up
+        standing = [leaf for leaf in view.leaves if leaf.is_in_flight and asked_since(leaf, view) <= latest]
+        return {key_of(leaf)[0]: timedelta(seconds=self._deadline(leaf.machine)) for leaf in standing}
+
+    def _deadline(self, name: str) -> int:
+        """By the plan; read again after some minutes, as many leaves may stand."""
+        known = self._known_deadlines.get(name)
+        if known is None or self.elapsed() - known[1] > _PLAN_IS_FRESH:
+            machine = self.catalogue.machine_entry(name)
+            known = deadline_of(name, self.catalogue.plan_sources(machine) if machine else ()), self.elapsed()
+            self._known_deadlines[name] = known
+        return known[0]
 
     def _changed_as_seen_here(self, view: View) -> dict[str, datetime]:
         """When each leaf was last written, by our own clock and never before we were there to see it.

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from controller.actions import RESTORES_OWN, Action, BringInLine, PutBack, Removal, Step, has_leftovers
 from vmkeep.contract.codes import ReturnValue, meaning_of
 from vmkeep.contract.leaf import NOW, Leaf
-from vmkeep.contract.modes import ROWS, Actor, Circle, Mode, asked
+from vmkeep.contract.modes import ROWS, Actor, Circle, Mode, asked, at_work
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
 
 # How long leaves of a run may come in before somebody other than the run itself sets them going: a run that is still
@@ -24,6 +24,7 @@ _WORTH_FINISHING = (Mode.MERGING, Mode.RETAINING)
 # A merge that could not copy frozen images, or lacks its notes, is over: asked again it could only hide why.
 _OVER = (ReturnValue.CANNOT_COPY_IMAGE, ReturnValue.MISSING_FILES)
 _ASKED_AGAIN = "asked again"
+_IS_IT_THERE = "is the agent of its node running, and does sstNode name that node?"
 _NOT_OF_A_BACKUP = tuple(row.mode for row in ROWS.values() if row.circle is not Circle.BACKUP)
 # Where the machine's entry is rightly being changed, or stays as the restore made it.
 _ENTRY_IS_CHANGED = (Mode.UNRETAINED_LARGE_FILES, Mode.RESTORE, Mode.RESTORING, Mode.RESTORED)
@@ -45,8 +46,8 @@ class View:
 
     `changed` says when a leaf was last seen to be written, where the directory tells, and `begun` when a leaf of a run
     was first seen, by the run's timestamp. `complete` are timestamps of runs whose leaves are all there for certain.
-    `only` are the folded names of the machines to act on; None means all. `nodes` are the nodes of machines, by folded
-    name, where they matter: when a snapshot has been standing for long.
+    `only` are the folded names of the machines to act on; None means all. `nodes` are the nodes of machines, and
+    `deadlines` those of their plans, by folded name, where they matter: when a leaf has been standing for long.
     """
 
     leaves: tuple[Leaf, ...]
@@ -55,6 +56,7 @@ class View:
     complete: frozenset[str] = frozenset()
     only: frozenset[str] | None = None
     nodes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    deadlines: Mapping[str, timedelta] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def decide(view: View, now: datetime, bounds: Bounds) -> tuple[Step, ...]:
@@ -133,7 +135,7 @@ class _Rules:
             case Mode.RETAINED:
                 return self._end(leaf)
             case _:
-                return None
+                return self._end_what_stands(leaf)
 
     def _restored_or_deleted(self, leaf: Leaf) -> Step | datetime | None:
         match leaf.mode:
@@ -146,7 +148,7 @@ class _Rules:
             case Mode.DELETED:
                 return Removal(leaf, "its set is deleted")
             case _:
-                return None
+                return self._end_what_stands(leaf)
 
     def _settle(self, leaf: Leaf) -> Action | datetime:
         due = _later(self._settled_at[leaf.timestamp], SETTLE)
@@ -157,10 +159,7 @@ class _Rules:
     def _give_up(self, leaf: Leaf) -> Action | datetime | None:
         if not leaf.is_asked(self._now.date()) or not self._is_known_when_asked(leaf):
             return None
-        since = asked_since(leaf, self._view)
-        # An agent that is busy with other machines of its node is not missing: this one waits for its turn.
-        sign_of_life = self._signs_of_life.get(self._view.nodes.get(key_of(leaf)[0], ""), since)
-        due = _later(max(since, sign_of_life), self._bounds.take_up)
+        due = _later(self._waits_since(leaf), self._bounds.take_up)
         if self._now < due:
             return due
         what, code, comfort = "snapshot", ReturnValue.NOT_TAKEN_UP, ""
@@ -169,11 +168,24 @@ class _Rules:
             what, code, comfort = "restore", ReturnValue.SUCCESS, "nothing was touched; "
         message = (
             f"{leaf.machine}: no agent took the {what} up within {int(self._bounds.take_up.total_seconds())} s; "
-            f"{comfort}is the agent of its node running, and does sstNode name that node?"
+            f"{comfort}{_IS_IT_THERE}"
         )
         # With what is left on the leaf the message would go again.
         removed = RESTORES_OWN if has_leftovers(leaf) else ()
         return Action(leaf, Mode.FINISHED, to_timestamp(self._now), code, message, removed=removed)
+
+    def _waits_since(self, leaf: Leaf) -> datetime:
+        """An agent that is busy with other machines of its node is not missing: this one waits for its turn."""
+        since = asked_since(leaf, self._view)
+        return max(since, self._signs_of_life.get(self._view.nodes.get(key_of(leaf)[0], ""), since))
+
+    def _end_what_stands(self, leaf: Leaf) -> Action | datetime | None:
+        """End what nobody goes on with, after the plan's deadline; what an agent comes back with then is dropped."""
+        deadline, changed = self._view.deadlines.get(key_of(leaf)[0]), self._view.changed.get(leaf.dn)
+        if deadline is None or changed is None or not (leaf.is_at_work or leaf.is_asked(self._now.date())):
+            return None
+        due = _later(changed if leaf.is_at_work else self._waits_since(leaf), deadline)
+        return due if self._now < due else _ended(leaf, deadline, to_timestamp(self._now))
 
     def _is_known_when_asked(self, leaf: Leaf) -> bool:
         # A backup is asked for when it is planned; a restore of it perhaps years later.
@@ -222,6 +234,20 @@ class _Rules:
         why = leaf.message or meaning_of(leaf.return_value)
         message = f"{_ASKED_AGAIN} ({attempt} of {self._bounds.attempts}) after return value {leaf.return_value}: {why}"
         return Action(leaf, asked(leaf.mode), NOW, message=message, attempts=attempt)
+
+
+def _ended(leaf: Leaf, deadline: timedelta, now: str) -> Action | None:
+    assert leaf.mode is not None, leaf
+    seconds = int(deadline.total_seconds())
+    if leaf.mode is Mode.RESTORING:
+        # Half done perhaps: only its own agent can finish it or take it back, so nobody else is let in.
+        message = f"{leaf.machine}: no sign of life for {seconds} s while it is restored; {_IS_IT_THERE}"
+        return None if leaf.message == message else Action(leaf, leaf.mode, NOW, message=message)
+    if leaf.is_at_work:
+        message = f"{leaf.machine}: no sign of life for {seconds} s at {leaf.mode} (vmkeepDeadline); {_IS_IT_THERE}"
+        return Action(leaf, leaf.mode, now, ReturnValue.NO_SIGN_OF_LIFE, message)
+    message = f"{leaf.machine}: no agent took {leaf.mode} up within {seconds} s (vmkeepDeadline); {_IS_IT_THERE}"
+    return Action(leaf, at_work(leaf.mode), now, ReturnValue.NOT_TAKEN_UP, message)
 
 
 def _is_to_be_put_back(leaf: Leaf) -> bool:

@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 from controller import cli as controller_cli
 from controller import report
 from nodeagent import cli as node_agent_cli
+from tests.planted.catalogue import BUGS
 from vmkeep.console import cli as console_cli
 from vmkeep.console import outlook, restore
 from vmkeep.console.status import Standing
@@ -39,6 +40,7 @@ def pages() -> dict[str, str]:
         "attributes.md": _attributes,
         "settings.md": _settings,
         "commands.md": _commands,
+        "planted-bugs.md": _planted_bugs,
     }
     return {name: _NOTE + "\n".join(lines()).rstrip() + "\n" for name, lines in made.items()}
 
@@ -372,6 +374,24 @@ def _sets_notes() -> Iterator[str]:
 
 def _words(literal: Any) -> str:
     return ", ".join(f"`{word}`" for word in get_args(literal))
+
+
+# planted bugs
+
+
+def _planted_bugs() -> Iterator[str]:
+    yield "# Planted bugs\n"
+    yield _prose(
+        "A test that cannot fail is worse than none. `make planted-bugs` copies the project, plants one of these bugs in the "
+        "copy, and runs the tests named beside it: without the bug all of them are green, with it every one has to turn red. It "
+        "ends with 1 where a bug survives."
+    )
+    for bug in BUGS:
+        yield f"## {bug.name}\n"
+        yield _prose(bug.cost)
+        yield f"Planted in {', '.join(sorted({f'`{edit.file}`' for edit in bug.edits}))}; caught by:\n"
+        yield from (f"- `{test}`" for test in bug.tests)
+        yield ""
 
 
 def _prose(text: str) -> str:

@@ -171,7 +171,7 @@ def _boot(machine: Machine, image: GuestImage | None) -> str:
         return ""
     seed = uuid.UUID(machine.uuid).int % 10**9
     words = f"console=ttyS0 quiet loglevel=1 mitigations=off nokaslr no_timer_check seed={seed}"
-    words += f" fill={machine.spec.fill_mib} disks={','.join(machine.targets)}"
+    words += f" us={machine.spec.period_ms * 1000} fill={machine.spec.fill_mib} disks={','.join(machine.targets)}"
     words += f" mounted={machine.targets[0]}1" if machine.spec.agent else ""
     return f"<kernel>{image.kernel}</kernel><initrd>{image.initramfs}</initrd><cmdline>{words}</cmdline>"
 

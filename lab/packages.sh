@@ -8,7 +8,7 @@ libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients
 qemu-system-x86 qemu-utils qemu-guest-agent seabios ovmf swtpm swtpm-tools
 linux-image-cloud-amd64 busybox-static cpio xz-utils kmod
 gcc libc6-dev pkg-config python3-dev python3-venv libvirt-dev
-util-linux procps e2fsprogs xfsprogs
+util-linux procps e2fsprogs xfsprogs fuse3
 "
 
 missing=""

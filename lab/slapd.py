@@ -120,6 +120,9 @@ class Slapd:
         """Let the server hang: it accepts, and answers nothing, until `unpause`."""
         if self.process is not None:
             self.process.kill(signal.SIGSTOP)
+            tasks = Path(f"/proc/{self.process.pid}/task")
+            # A thread that is running stops a moment later, and may answer until then.
+            until("slapd to stand still", lambda: all(map(_is_stopped, tasks.iterdir())), 10, 0.001)
 
     def unpause(self) -> None:
         """Let a paused server go on."""
@@ -253,6 +256,10 @@ class Slapd:
                 f"olcAccessLogDB: {AUDIT_SUFFIX}\nolcAccessLogOps: writes\nolcAccessLogSuccess: TRUE"
             )
         return overlays
+
+
+def _is_stopped(task: Path) -> bool:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def _hashed(password: str) -> str:

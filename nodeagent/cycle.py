@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
-from nodeagent.host.errors import HostFailure
 from nodeagent.journal import Journal
 from nodeagent.order import Order
 from nodeagent.reporting import refuse_what_is_no_backup
@@ -26,7 +25,6 @@ from nodeagent.work import (
     is_in_restore,
     leave_out_of_sight,
     take_up,
-    tell_left_over,
 )
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import NOW, Leaf
@@ -131,22 +129,12 @@ class Agent:
 
     def _go_on_with_journals(self) -> None:
         """Machines first: a report may have to wait for the directory, a machine that stands still may not."""
-        journals = self._shop.journals.all()
-        for journal in journals:
-            if journal.record.result is None:
-                order = journal.order
-                job = Job(order.machine, order.timestamp, order.mode, None)
-                if job.mode in _STANDS_STILL or self._has_room(job.machine, job.mode):
-                    self._start(job, partial(go_on, self._shop, journal, job.counter))
-        for journal in journals:
-            if journal.record.result is not None:
-                self._report_left_over(journal)
-
-    def _report_left_over(self, journal: Journal) -> None:
-        """Report what a worker could not, unless one is about to."""
-        order = journal.order
-        job = Job(order.machine, order.timestamp, order.mode, None)
-        self._start(job, partial(tell_left_over, self._shop, journal))
+        for journal in sorted(self._shop.journals.all(), key=_is_to_be_reported):
+            order = journal.order
+            job = Job(order.machine, order.timestamp, order.mode, None)
+            at_once = _is_to_be_reported(journal) or job.mode in _STANDS_STILL
+            if at_once or self._has_room(job.machine, job.mode):
+                self._start(job, partial(go_on, self._shop, journal, job.counter))
 
     def _clean_up_after_restores(self) -> None:
         """Clear what is left of restores whose leaf has ended, was backed out or is gone; nobody asks for that."""
@@ -154,27 +142,27 @@ class Agent:
         for order in self._shop.host.unretained.all():
             try:
                 self._consider_clearing(order, is_unfinished=(order.machine, order.timestamp) in unfinished)
-            except (Refused, HostFailure, OSError) as why:
-                self._shop.log.error(str(why), machine=order.machine, leaf=order.timestamp)  # noqa: TRY400 - no bug
+            except Refused as why:
+                self._shop.log.error(why.sentence, machine=order.machine, leaf=order.timestamp)  # noqa: TRY400 - no bug
 
     def _consider_clearing(self, order: Order, *, is_unfinished: bool) -> None:
         leaf = self._shop.catalogue.leaf(order.leaf_dn)
         keep_old = leaf is not None and leaf.wishes.keep_old
         is_kept = (order.leaf_dn, keep_old) in self._kept
+        job = Job(order.machine, order.timestamp, Mode.FINISHED, None)
         if is_in_restore(leaf):
             self._kept -= {(order.leaf_dn, False), (order.leaf_dn, True)}
         elif is_kept or is_unfinished:
             return
         elif leaf is None and self._shop.catalogue.machine_entry(order.machine) is None:
-            self._leave(order)
+            if order.leaf_dn not in self._left:
+                self._start(job, partial(self._leave, order))
         else:
-            job = Job(order.machine, order.timestamp, Mode.FINISHED, None)
             self._start(job, partial(self._clean_up, order, keep_old))
 
     def _leave(self, order: Order) -> None:
-        if order.leaf_dn not in self._left:
-            self._left.add(order.leaf_dn)
-            leave_out_of_sight(self._shop, order)
+        leave_out_of_sight(self._shop, order)
+        self._left.add(order.leaf_dn)
 
     def _clean_up(self, order: Order, keep_old: bool) -> None:
         if clean_up_after_restore(self._shop, order, keep_old=keep_old):
@@ -299,6 +287,11 @@ class Agent:
             Attribute.BYTES_TOTAL: (str(job.counter.total),),
             Attribute.PERCENT: (str(done * 100 // job.counter.total),),
         }
+        self._write(job, changes)
+
+    def _write(self, job: Job, changes: dict[str, Sequence[str]]) -> None:
+        """Beside the work on a leaf: where it is refused, the work goes on."""
+        assert job.leaf is not None
         try:
             if self._shop.catalogue.note(job.leaf, changes) is Claim.WON:
                 job.leaf = replace(job.leaf, has_leaf_class=True)
@@ -324,18 +317,17 @@ class Agent:
             f"{self._node}, mend that: the work goes on by itself then"
         )
         self._shop.log.warning(sentence, machine=job.machine, mode=job.mode)
-        if job.leaf is None:
-            return
-        try:
-            if self._shop.catalogue.note(job.leaf, {Attribute.MESSAGE: (sentence,)}) is Claim.WON:
-                job.leaf = replace(job.leaf, has_leaf_class=True)
-        except Refused as why:
-            self._shop.log.warning(why.sentence, machine=job.machine)
+        if job.leaf is not None:
+            self._write(job, {Attribute.MESSAGE: (sentence,)})
 
     def _next_turn(self) -> float | None:
         now = time.monotonic()
         self._not_before = {key: until for key, until in self._not_before.items() if until > now}
         return min(self._pace.noted, _AGAIN_SECONDS) if self.is_busy or self._not_before else None
+
+
+def _is_to_be_reported(journal: Journal) -> bool:
+    return journal.record.result is not None
 
 
 def _figures_of_before(leaf: Leaf) -> dict[str, Sequence[str]]:

@@ -83,8 +83,9 @@ class Restoring(_Frozen):
 class Order(_Frozen):
     """One operation on one machine. `place` is (vmtype, storage pool), the two directories above the machine's.
 
-    `abandoned` are other backups of the machine in retain whose leaf is gone. `unmade` says why no set can be made any
-    more of what a snapshot left, "" where it can.
+    `abandoned` are other backups of the machine in retain that nobody can finish. `unmade` says why no set can be made
+    any more of what a snapshot left, "" where it can. `peculiar` is all that the description of a machine that is to be
+    saved may name (`restoring.allowed.peculiarities`), None where none is.
     """
 
     leaf_dn: str
@@ -117,6 +118,7 @@ class Order(_Frozen):
     overlay_limit: int = 0
     freeze_seconds: int = 10
     restoring: Restoring | None = None
+    peculiar: tuple[str, ...] | None = None
 
     @property
     def paths(self) -> SetPaths:

@@ -1,7 +1,7 @@
 """Tells the directory how an operation came out: one claim with mode, state, return value, message and figures.
 
-The journal keeps the result until this has gone through, so a directory that is away loses nothing. Called by workers
-and, for what is left over, by the cycle.
+The journal keeps the result until this has gone through, so a directory that is away loses nothing. Called by
+workers.
 """
 
 from collections.abc import Sequence

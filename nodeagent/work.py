@@ -18,6 +18,7 @@ from nodeagent.journal import Journal, Journals, Outcome
 from nodeagent.operations.aside import before_directory, note_restored
 from nodeagent.operations.cleaning import clean_up
 from nodeagent.operations.deletion import delete
+from nodeagent.operations.given_up import is_failed_snapshot
 from nodeagent.operations.leftovers import abandon
 from nodeagent.operations.merge import merge
 from nodeagent.operations.restore import restore
@@ -146,21 +147,14 @@ def tell(shop: Workshop, journal: Journal) -> None:
     if leaf is None:
         _end_without_leaf(shop, journal)
         return
+    if order.mode is Mode.SNAPSHOTTING and is_failed_snapshot(leaf):
+        _abandon(shop, order)  # somebody ended it, and nobody asks for a snapshot again
     if not report(shop.catalogue, journal, leaf, shop.log):
         return
     if outcome.code == ReturnValue.SUCCESS:
         shop.metrics.steps.labels(asked(order.mode)).observe(outcome.at - order.started_at)
     else:
         shop.metrics.count_failure(asked(order.mode), outcome.code)
-
-
-def tell_left_over(shop: Workshop, journal: Journal) -> None:
-    """Report what a worker could not, unless somebody has meanwhile."""
-    order = journal.order
-    with machine_lock(shop.locks, order.machine):
-        fresh = shop.journals.find(order.machine, order.timestamp, order.mode)
-        if fresh is not None and fresh.record.result is not None:
-            tell(shop, fresh)
 
 
 def _end_without_leaf(shop: Workshop, journal: Journal) -> None:
@@ -214,7 +208,11 @@ def leave_out_of_sight(shop: Workshop, order: Order) -> None:
 
     They may be gone, but also hidden, or another node's by now, who may use these very files.
     """
-    if not names_in(order.paths.retain, shop.host.roots):
+    try:
+        left = names_in(order.paths.retain, shop.host.roots)
+    except (HostFailure, OSError) as why:
+        raise TryLater(f"{order.machine}: {order.paths.retain} cannot be looked at: {why}") from None
+    if not left:
         shop.host.unretained.forget(order)
         return
     shop.log.warning(

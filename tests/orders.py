@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from lab import programs
 from nodeagent.host.images import Images
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import Host
@@ -36,6 +37,15 @@ def order_in(folder: Path, mode: Mode, **given: Any) -> Order:
 
 def disk_in(folder: Path, target: str = "vda", name: str = "d.qcow2", size: int = 0) -> OrderDisk:
     return OrderDisk(target=target, path=str(folder / "images" / name), kept=name, size=size)
+
+
+def plain_image(folder: Path) -> Path:
+    """The image of `disk_in`, empty, beside a backup directory."""
+    for name in ("images", "backup"):
+        (folder / name).mkdir()
+    image = folder / "images/d.qcow2"
+    programs.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"])
+    return image
 
 
 def host_at(folder: Path, hypervisor: object = None) -> Host:

@@ -13,6 +13,8 @@ from lxml import etree
 from nodeagent.host.errors import HostFailure
 
 _PARSER_OPTIONS: dict[str, Any] = {
+    # libvirt reads UTF-8 whatever is declared; else something could be hidden from us that it acts on.
+    "encoding": "utf-8",
     "resolve_entities": False,
     "no_network": True,
     "load_dtd": False,

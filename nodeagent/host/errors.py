@@ -9,3 +9,7 @@ class HostFailure(Exception):  # noqa: N818 - the field's word
 
 class HypervisorAway(TryLater):
     """libvirt's daemon does not answer; it may be restarting."""
+
+
+class NotAnImage(HostFailure):
+    """A file is no qcow2 image at all, so it lies over nothing."""

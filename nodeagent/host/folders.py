@@ -139,9 +139,10 @@ class Folder:
         self.sync()
 
     def set_access(self, name: str, access: Access) -> None:
-        """Owner, group and mode of a file here."""
+        """Owner, group and mode of a file here, durable."""
         with self.opened(name) as descriptor:
             access.apply(descriptor)
+            os.fsync(descriptor)
 
     def link_to(self, name: str, target: "Folder", new_name: str) -> None:
         """Give a file a second name elsewhere on the same filesystem; done where it has it, never over another file."""
@@ -302,11 +303,13 @@ def _step_into(descriptor: int, part: str, path: PurePath, access: Access | None
     try:
         for _ in range(100):  # another machine's clean-up may remove an empty parent between making and opening
             try:
-                return os.open(part, _DIRECTORY, dir_fd=descriptor)
+                found = os.open(part, _DIRECTORY, dir_fd=descriptor)
             except FileNotFoundError:
                 if access is None:
                     raise
                 _make(descriptor, part, access)
+            else:
+                return found if access is None else _durable_in(descriptor, found)
         raise HostFailure(f"{path} is removed as often as it is made")
     except OSError as why:
         if why.errno in (errno.ELOOP, errno.ENOTDIR):
@@ -316,12 +319,22 @@ def _step_into(descriptor: int, part: str, path: PurePath, access: Access | None
         os.close(descriptor)
 
 
+def _durable_in(parent: int, directory: int) -> int:
+    """The open directory, once its name is on the disk: whoever made it may have been killed before that."""
+    try:
+        os.fsync(parent)
+    except OSError:
+        os.close(directory)
+        raise
+    return directory
+
+
 def _make(parent: int, name: str, access: Access) -> None:
     with contextlib.suppress(FileExistsError, FileNotFoundError):
         os.mkdir(name, 0o700, dir_fd=parent)
         made = os.open(name, _DIRECTORY, dir_fd=parent)
         try:
             access.apply(made)
+            os.fsync(made)
         finally:
             os.close(made)
-        os.fsync(parent)

@@ -1,4 +1,4 @@
-"""The one door to libvirt: look, save, restore, freeze, stream, write back, define. Nothing else is asked of it.
+"""The one door to libvirt: look, save, restore, freeze, stream, flush, write back, define. Nothing else is asked of it.
 
 Every call raises HostFailure for what libvirt refuses and HypervisorAway where it does not answer.
 """
@@ -13,6 +13,7 @@ import libvirt
 from nodeagent.host.connection import Connection
 from nodeagent.host.description import Description, describe, has_connected_agent, is_mirror_ready, snapshot_request
 from nodeagent.host.errors import HostFailure, HypervisorAway
+from nodeagent.host.flushing import flush
 from nodeagent.host.pausing import short_pause
 from vmkeep.contract.machine import Power
 
@@ -225,6 +226,11 @@ class Hypervisor:
         """Start to stream a disk's backing file into its image. Bandwidth in MiB/s, 0 for unlimited."""
         with self._connected() as connection:
             _known(connection, name).blockPull(target, bandwidth, 0)
+
+    def flush(self, name: str, path: str) -> None:
+        """Return when all that QEMU knows of an image it has open is on the disk; HostFailure where it refuses."""
+        with self._connected() as connection:
+            flush(_known(connection, name), path)
 
     def job(self, name: str, target: str) -> Job | None:
         """The block job at work on a disk."""

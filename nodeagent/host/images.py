@@ -51,6 +51,11 @@ class Images:
         """Make an image whole that nobody has open: its backing file is read into it and named no more."""
         run("qemu-img", ["rebase", "-q", "-f", FORMAT, "-b", "", str(path)], self.long_seconds)
 
+    def relink(self, path: PurePath, backing: PurePath) -> None:
+        """Name the backing file again of an image that nobody has open and that lost it before it was whole."""
+        arguments = ["rebase", "-q", "-u", "-f", FORMAT, "-b", str(backing), "-F", FORMAT, str(path)]
+        run("qemu-img", arguments, self.quick_seconds)
+
     def commit(self, overlay: PurePath) -> None:
         """Write an overlay that nobody has open back into the image below it."""
         run("qemu-img", ["commit", "-q", "-f", FORMAT, str(overlay)], self.long_seconds)

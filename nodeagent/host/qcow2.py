@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nodeagent.host.errors import HostFailure
+from nodeagent.host.errors import HostFailure, NotAnImage
 
 _MAGIC = b"QFI\xfb"
 _FIXED = struct.Struct(">4sIQIIQIIQ")  # magic … l1_table_offset
@@ -41,7 +41,7 @@ def read_header(descriptor: int, name: str) -> Header:
     """The header of an open image; HostFailure where it is not a plain qcow2 image. `name` is for the sentence."""
     fixed = os.pread(descriptor, max(_LENGTHS.values()), 0)
     if len(fixed) < min(_LENGTHS.values()) or not fixed.startswith(_MAGIC):
-        raise HostFailure(f"{name} is not a qcow2 image")
+        raise NotAnImage(f"{name} is not a qcow2 image")
     _, version, backing_at, backing_length, cluster_bits, size, encryption, l1_entries, l1_at = _FIXED.unpack_from(
         fixed
     )

@@ -46,9 +46,9 @@ class CloningStill:
 
     def load(self, facts: Facts) -> Facts:
         """Bring the machine back over its own images, paused."""
-        hypervisor, state = self._host.hypervisor, str(facts["state_path"])
+        state = str(facts["state_path"])
         self._refuse_if_run_by_another(facts)
-        xml = with_chain(hypervisor.saved_description(state), {})
+        xml = with_chain(saved_memory.description(self._host, PurePosixPath(state), self._order.peculiar), {})
         saved_memory.load(self._host, self._order.machine, state, xml, self._chains)
         return self._is_back(facts)
 

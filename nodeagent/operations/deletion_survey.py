@@ -2,7 +2,7 @@
 
 from pathlib import PurePosixPath
 
-from nodeagent.host.errors import HostFailure
+from nodeagent.host.errors import HostFailure, NotAnImage
 from nodeagent.host.folders import names_in, open_folder
 from nodeagent.operations.finding import places_of
 from nodeagent.order import Order
@@ -32,16 +32,27 @@ def refuse_if_in_use(order: Order, machine: Machine, host: Host) -> None:
     """A live image that still lies over what is to be removed would lose its data with it."""
     for disk in machine.disks:
         if disk.is_backed_up and disk.source:
-            try:
-                backing = host.header(PurePosixPath(disk.source)).backing_file
-            except (FileNotFoundError, HostFailure):
-                continue  # no image of ours, so nothing lies over anything
+            backing = _backing_of(order, disk.source, host)
             if backing is not None and PurePosixPath(backing).parent == order.paths.retain:
                 raise Refused(
                     ReturnValue.UNMERGED_IMAGE,
                     f"{order.machine}: the image {disk.source} still lies over {backing} of this backup; "
                     "back the machine up again, which makes it whole, then delete",
                 )
+
+
+def _backing_of(order: Order, image: str, host: Host) -> str | None:
+    """What an image lies over; Refused where that cannot be told, of one that is marked corrupt for example."""
+    try:
+        return host.header(PurePosixPath(image)).backing_file
+    except (FileNotFoundError, NotAnImage):
+        return None
+    except HostFailure as why:
+        raise Refused(
+            ReturnValue.UNMERGED_IMAGE,  # as where it does: nothing was removed
+            f"{order.machine}: whether the image {image} still lies over this backup cannot be told: {why}; "
+            "mend the image or its sstSourceFile, then delete",
+        ) from None
 
 
 def _refuse_if_restored_from(catalogue: Catalogue, leaf: Leaf) -> None:

@@ -18,6 +18,7 @@ from nodeagent.host.description import describe, with_sources
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, open_folder
 from nodeagent.host.hypervisor import Job, View
+from nodeagent.operations.settling import let_settle
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import Host
 from vmkeep.contract.errors import TryLater
@@ -76,6 +77,7 @@ def write_back(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Jo
                 _commit_offline(host, order, disk, overlay)
         except HostFailure as why:
             last = str(why)
+            let_settle(host, order)
     raise HostFailure(f"{disk.target} still writes to an overlay of {disk.path}: {last}")
 
 

@@ -16,6 +16,7 @@ from nodeagent.operations.overlays import image_below
 from nodeagent.operations.room import require_free, require_same_filesystem
 from nodeagent.operations.saved_machine import SavedMachine
 from nodeagent.order import Firmware, Order, OrderDisk, Restoring
+from nodeagent.restoring.allowed import peculiarities
 from nodeagent.steps import Host
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
@@ -37,8 +38,10 @@ def survey_restore(saved: SavedMachine, blank: Order, libvirt_state: str) -> Ord
     if view is not None and view.is_active:
         require_free(order, host.roots, order.retain_root, view.description.memory)
     firmware = () if order.set.alone else _firmware(saved.found, description, PurePosixPath(libvirt_state))
-    power = view.power if view else Power.OFF
-    return order.model_copy(update={"power": power, "firmware": firmware, "warning": _remark(saved, order)})
+    update = {"power": view.power if view else Power.OFF, "firmware": firmware, "warning": _remark(saved, order)}
+    if view is not None and view.is_active:
+        update["peculiar"] = peculiarities(host.hypervisor.description_to_keep(leaf.machine))
+    return order.model_copy(update=update)
 
 
 def _becoming(saved: SavedMachine) -> Restoring:

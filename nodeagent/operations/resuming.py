@@ -31,6 +31,7 @@ class Resuming:
     def save(self, _facts: Facts) -> Facts:
         """Save the memory, on the RAM disk if that goes well, else in retain."""
         self._refuse_unless_active()
+        saved_memory.refuse_if_changed(self._host, self._order)
         saved_memory.drop(self._host, self._order.state_candidates)
         *places, last = self._order.state_candidates
         warning: Facts = {}
@@ -81,7 +82,9 @@ class Resuming:
         order, candidates = self._order, self._order.state_candidates
         is_past = any(fact in facts for fact in ("ran_on", "downtime", "go_began"))
         is_past |= any(saved_memory.is_older_than_disks(self._host, state, order.disks) for state in candidates)
-        return saved_memory.bring_back(self._host, order.machine, order.power, candidates, is_past=is_past)
+        return saved_memory.bring_back(
+            self._host, order.machine, order.power, candidates, is_past=is_past, peculiar=order.peculiar
+        )
 
     # resuming
 
@@ -110,7 +113,8 @@ class Resuming:
 
     def _load(self, state: str) -> None:
         backing = {target: kept for target, (_, kept) in self._chains.items()}
-        xml = with_chain(self._host.hypervisor.saved_description(state), backing)
+        inside = saved_memory.description(self._host, PurePosixPath(state), self._order.peculiar)
+        xml = with_chain(inside, backing)
         saved_memory.load(self._host, self._order.machine, state, xml, self._chains)
 
     @property

@@ -184,7 +184,13 @@ class _Carrying:
         return NO_FACTS
 
     def _made(self, source: Folder, name: str) -> MadeFile:
-        return next(file for file in self._read_making(source).files if file.name == name)
+        for file in self._read_making(source).files:
+            if file.name == name:
+                return file
+        raise HostFailure(
+            f"the notes of the snapshot in {source.path} name no {name}: the machine's disks have changed since; "
+            "correct ou=devices, or back the machine up again"
+        )
 
     def _read_making(self, source: Folder) -> Making:
         making = read_making(source)

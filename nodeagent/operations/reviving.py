@@ -36,6 +36,7 @@ class Reviving:
                 f"{self._order.machine} was switched off while it was about to be stopped; ask for the restore again",
             )
         path = old_state(self._order)
+        saved_memory.refuse_if_changed(self._host, self._order)
         saved_memory.drop(self._host, [path])
         self._host.hypervisor.save(self._order.machine, str(path))
         return NO_FACTS
@@ -50,7 +51,10 @@ class Reviving:
         """Let the old machine be what it was."""
         path = old_state(self._order)
         is_past = saved_memory.is_older_than_disks(self._host, path, self._old_disks(path))
-        left = saved_memory.bring_back(self._host, self._order.machine, self._order.power, [path], is_past=is_past)
+        order = self._order
+        left = saved_memory.bring_back(
+            self._host, order.machine, order.power, [path], is_past=is_past, peculiar=order.peculiar
+        )
         was_stopped_by_us = any(f"{step}_began" in facts for step in ("load", "go", "start"))
         if not left and was_stopped_by_us and not self._is_active(self._look()):
             return {LEFT: f"{saved_memory.NO_MEMORY}: it is off"}
@@ -60,7 +64,7 @@ class Reviving:
         """The images that its memory belongs to, which need not be where the restored ones go."""
         if not saved_memory.is_complete(self._host, state):
             return ()
-        disks = describe(self._host.hypervisor.saved_description(str(state))).disks
+        disks = describe(saved_memory.description(self._host, state, self._order.peculiar)).disks
         return tuple(
             OrderDisk(target=disk.target, path=disk.source, kept="")
             for disk in disks

@@ -75,13 +75,11 @@ def _allocated(path: str, roots: Sequence[str]) -> int:
 
 def _device(path: PurePosixPath, roots: Sequence[str]) -> int:
     """The filesystem a directory lies on, or will once it is made."""
-    for existing in (path, *path.parents):
-        try:
-            with open_folder(existing, roots) as folder:
-                return folder.device
-        except FileNotFoundError:
-            continue
-    raise AssertionError(path)
+    try:
+        with open_folder(path, roots) as folder:
+            return folder.device
+    except FileNotFoundError:
+        return _device(path.parent, roots)
 
 
 def _free(machine: str, path: str, roots: Sequence[str]) -> int:

@@ -13,9 +13,12 @@ from typing import TypeAlias
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import open_folder, remove_file
 from nodeagent.host.hypervisor import View, is_complete_state
+from nodeagent.host.state_file import description_inside
 from nodeagent.order import Order, OrderDisk
+from nodeagent.restoring.allowed import peculiarities
 from nodeagent.steps import LEFT, NO_FACTS, Facts, Host
-from vmkeep.contract.errors import TryLater
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.machine import Power
 
 Chains: TypeAlias = Mapping[str, tuple[str, ...]]
@@ -32,6 +35,31 @@ def is_complete(host: Host, path: PurePosixPath) -> bool:
             return is_complete_state(os.pread(descriptor, 16, 0))
     except FileNotFoundError:
         return False
+
+
+def description(host: Host, path: PurePosixPath, peculiar: Sequence[str] | None) -> str:
+    """The XML inside a state file of ours, read by libvirt only once it names nothing but what the machine had.
+
+    libvirt runs the emulator named there, and a file of ours lies where others may write. `peculiar` as in `Order`.
+    """
+    with open_folder(path.parent, host.roots) as folder, folder.opened(path.name) as descriptor:
+        inside = description_inside(descriptor, str(path)) if peculiar is not None else ""
+    foreign = [what for what in peculiarities(inside) if what not in peculiar] if peculiar is not None else []
+    if foreign:
+        raise HostFailure(f"{path} is not what was saved, somebody changed it: {'; '.join(foreign)}")
+    return host.hypervisor.saved_description(str(path))
+
+
+def refuse_if_changed(host: Host, order: Order) -> None:
+    """Refused where the machine is not what it was when it was looked at: its memory would not be trusted later."""
+    if (
+        order.peculiar is not None
+        and peculiarities(host.hypervisor.description_to_keep(order.machine)) != order.peculiar
+    ):
+        raise Refused(
+            ReturnValue.WRONG_STATE_INFORMATION,
+            f"{order.machine} was given other devices while it was about to be saved; nothing was touched, ask again",
+        )
 
 
 def is_older_than_disks(host: Host, path: PurePosixPath, disks: Sequence[OrderDisk]) -> bool:
@@ -73,14 +101,23 @@ def wait_for_a_save_without_us(host: Host, machine: str) -> None:
         time.sleep(_POLL_SECONDS)  # libvirt tells nobody but the one who asked
 
 
-def bring_back(host: Host, machine: str, power: Power, candidates: Sequence[PurePosixPath], *, is_past: bool) -> Facts:
+def bring_back(
+    host: Host,
+    machine: str,
+    power: Power,
+    candidates: Sequence[PurePosixPath],
+    *,
+    is_past: bool,
+    peculiar: Sequence[str] | None = None,
+) -> Facts:
     """Let a machine that was saved be what it was: from its memory once, never where that `is_past` its disks.
 
-    Tells where it was not its memory that it went on from.
+    Tells where it was not its memory that it went on from. `peculiar` as in `Order`.
     """
     view, left = host.hypervisor.look(machine), NO_FACTS
     if view is None or not view.is_active:
-        left = _restart(host, machine, view, [] if is_past else candidates)
+        memories = [path for path in ([] if is_past else candidates) if is_complete(host, path)]
+        left = _restart(host, machine, view, [(str(path), description(host, path, peculiar)) for path in memories[:1]])
     drop(host, candidates)
     view = host.hypervisor.look(machine)
     if view is not None and view.power is Power.PAUSED and power is Power.RUNNING:
@@ -104,13 +141,11 @@ def is_over(view: View, chains: Chains) -> bool:
     return all(view.description.chains.get(target) == chain for target, chain in chains.items())
 
 
-def _restart(host: Host, machine: str, view: View | None, candidates: Sequence[PurePosixPath]) -> Facts:
-    """Come back paused: from memory where there is any, else as after a power failure."""
-    for candidate in candidates:
-        if is_complete(host, candidate):
-            path = str(candidate)
-            host.hypervisor.restore(path, host.hypervisor.saved_description(path), Power.PAUSED)
-            return NO_FACTS
+def _restart(host: Host, machine: str, view: View | None, memories: Sequence[tuple[str, str]]) -> Facts:
+    """Come back paused: from memory where there is any, a file and its description, else as after a power failure."""
+    for path, xml in memories:
+        host.hypervisor.restore(path, xml, Power.PAUSED)
+        return NO_FACTS
     if view is None:
         return {LEFT: f"{NO_MEMORY}, and libvirt does not know it any more"}
     if view.stopped_by_itself:

@@ -91,11 +91,9 @@ class _Files:
             xml = self._host.hypervisor.description_to_keep(self._order.machine)
             images = {disk.target: disk.path for disk in self._order.disks}
             return self._write(self._paths.xml, with_sources(without_chains(xml), images), _PRIVATE)
-        return self._write(
-            self._paths.xml,
-            without_chains(self._host.hypervisor.saved_description(str(facts["state_path"]))),
-            _PRIVATE,
-        )
+        state = PurePosixPath(str(facts["state_path"]))
+        inside = saved_memory.description(self._host, state, self._order.peculiar)
+        return self._write(self._paths.xml, without_chains(inside), _PRIVATE)
 
     def remove_description(self, _facts: Facts) -> Facts:
         return self._remove(self._paths.xml)

@@ -9,13 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from nodeagent.host.description import Description, XmlDisk
+from nodeagent.host.description import Description, XmlDisk, with_sources
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import names_in, open_folder, root_of
 from nodeagent.host.hypervisor import View
+from nodeagent.host.qcow2 import Header
 from nodeagent.operations.choosing import as_made, chosen
 from nodeagent.operations.deletion_survey import refuse_if_in_use, restored_under_other_names, survey_deletion
 from nodeagent.operations.finding import FoundSet, find_set
+from nodeagent.operations.given_up import given_up
 from nodeagent.operations.overlays import image_below
 from nodeagent.operations.restore_survey import survey_restore
 from nodeagent.operations.room import choose_ram_disk, require_room, require_same_filesystem
@@ -23,7 +25,7 @@ from nodeagent.operations.roots import BACKUP, RETAIN, open_root
 from nodeagent.operations.saved_machine import SavedMachine
 from nodeagent.operations.unretain_survey import survey_large_files, survey_small_files
 from nodeagent.order import Firmware, Order, OrderDisk, Ownership, Restoring
-from nodeagent.restoring.allowed import AllowedPlaces
+from nodeagent.restoring.allowed import AllowedPlaces, peculiarities
 from nodeagent.steps import Host
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
@@ -85,7 +87,7 @@ class Surveyor:
                 "disks": tuple(self._checked_image(order, disk) for disk in order.disks),
                 "firmware": self._firmware(order, view.description),
                 "ldif": to_ldif(self.catalogue.subtree(machine.name)),
-                "abandoned": self._without_leaf(order),
+                "abandoned": given_up(self.catalogue, order, self.host),
             }
         )
         self._refuse_used_retain(order)
@@ -99,19 +101,20 @@ class Surveyor:
         memory = view.description.memory if order.has_memory else 0
         require_room(order, self.host.roots, memory)
         ram_disk, warning = choose_ram_disk(order, plan.ram_disk, self.host.roots, memory)
-        return order.model_copy(update={"ram_disk": ram_disk, "warning": "; ".join(filter(None, (why, warning)))})
+        peculiar = self._peculiar(order) if order.has_memory else None
+        told = "; ".join(filter(None, (why, warning)))
+        return order.model_copy(update={"ram_disk": ram_disk, "warning": told, "peculiar": peculiar})
 
-    def _without_leaf(self, order: Order) -> tuple[str, ...]:
-        """Backups of a machine in retain that nobody can finish any more."""
-        lying = filter(is_timestamp, names_in(order.paths.retain.parent, self.host.roots))
-        known = {leaf.timestamp for leaf in self.catalogue.leaves(order.machine)}
-        return tuple(timestamp for timestamp in lying if timestamp not in known)
+    def _peculiar(self, order: Order) -> tuple[str, ...]:
+        """As it will be saved: what an earlier backup left of overlays is gone by then."""
+        images = {disk.target: disk.path for disk in order.disks}
+        return peculiarities(with_sources(self.host.hypervisor.description_to_keep(order.machine), images))
 
     def _merge(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         self._view(machine.name)
         order = self._order(leaf, machine, plan, Mode.MERGING, self._directory_disks(machine))
-        order = as_made(order, self.host)
-        return order.model_copy(update={"bytes_total": sum(self._virtual_size(disk) for disk in order.disks)})
+        total = sum(self._header(machine.name, disk).virtual_size for disk in order.disks)
+        return as_made(order, self.host).model_copy(update={"bytes_total": total})
 
     def _retain(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         order = self._order(leaf, machine, plan, Mode.RETAINING, self._directory_disks(machine))
@@ -253,21 +256,16 @@ class Surveyor:
 
     def _is_leftover(self, order: Order, backing: str) -> bool:
         """Whether an image still lies over an earlier backup of this machine, whose merge was never done."""
-        return PurePosixPath(backing).parent.parent == order.paths.retain.parent
+        below = PurePosixPath(backing)
+        is_named_so = is_timestamp(below.parent.name) and ".." not in below.parts
+        return is_named_so and below.parent.parent == order.paths.retain.parent
 
     def _checked_image(self, order: Order, disk: OrderDisk) -> OrderDisk:
         """The disk with its size, once its image is seen to be a plain one, whole or left over an earlier backup."""
         machine, path = order.machine, PurePosixPath(disk.path)
         if root_of(path, self.rules.image_roots) is None or ".." in path.parts:
             raise Refused(ReturnValue.PATH_NOT_ALLOWED, f"{machine}: the image {path} lies outside the image roots")
-        try:
-            header = self.host.header(path)
-        except FileNotFoundError:
-            raise Refused(
-                ReturnValue.UNEXPECTED_IMAGE, f"{machine}: the image {path} of {disk.target} is not there"
-            ) from None
-        except (HostFailure, OSError) as why:
-            raise Refused(ReturnValue.UNEXPECTED_IMAGE, f"{machine}: {disk.target}: {why}") from None
+        header = self._header(machine, disk)
         if header.backing_file is not None and not self._is_leftover(order, header.backing_file):
             raise Refused(
                 ReturnValue.UNMERGED_IMAGE,
@@ -276,8 +274,16 @@ class Surveyor:
             )
         return disk.model_copy(update={"size": header.virtual_size})
 
-    def _virtual_size(self, disk: OrderDisk) -> int:
-        return self.host.header(PurePosixPath(disk.path)).virtual_size
+    def _header(self, machine: str, disk: OrderDisk) -> Header:
+        """What a disk's image says of itself."""
+        try:
+            return self.host.header(PurePosixPath(disk.path))
+        except FileNotFoundError:
+            raise Refused(
+                ReturnValue.UNEXPECTED_IMAGE, f"{machine}: the image {disk.path} of {disk.target} is not there"
+            ) from None
+        except (HostFailure, OSError) as why:
+            raise Refused(ReturnValue.UNEXPECTED_IMAGE, f"{machine}: {disk.target}: {why}") from None
 
     def _length_in_retain(self, order: Order) -> int:
         try:

@@ -120,6 +120,9 @@ class Swapping:
             else:
                 make_whole(self._host, self._order, disk)
                 ran_on = True
+        elif retain.exists(disk.kept) and not images.is_same(name, retain, disk.kept):
+            make_whole(self._host, self._order, disk)  # it was, as far as its header tells
+            ran_on = True
         if retain.exists(disk.kept):
             retain.remove(disk.kept)
         retain.sync()

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from lxml import etree
 
-from nodeagent.host.description import describe, parse_xml
+from nodeagent.host.description import describe, parse_xml, without_chains
 from nodeagent.host.errors import HostFailure
 from nodeagent.restoring.devices import device_reasons, words
 from vmkeep.contract.codes import ReturnValue
@@ -80,6 +80,17 @@ def refusals(xml: str, rules: AllowedPlaces) -> tuple[str, ...]:
     except (HostFailure, ValueError) as why:
         return (str(why),)
     return tuple(dict.fromkeys(_reasons(root, rules)))
+
+
+def peculiarities(xml: str) -> tuple[str, ...]:
+    """Every path a description names and all else that not any may hold: what tells whether another names more.
+
+    But for image chains, which come and go with backups.
+    """
+    try:
+        return refusals(without_chains(xml), AllowedPlaces((), (), (), (), ()))
+    except (HostFailure, ValueError) as why:
+        return (str(why),)
 
 
 def check_edited(xml: str, ldif_entries: Sequence[Entry], machine: str, uuid: str, files: tuple[str, str]) -> None:

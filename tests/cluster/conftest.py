@@ -6,8 +6,9 @@ import libvirt
 import pytest
 
 from lab.cluster import Lab, LabOptions
-from lab.machines import Machine
+from lab.machines import Machine, MachineSpec
 from tests.cluster.plain import Plain
+from tests.cluster.stolen import Stolen
 from tests.conftest import ClusterFactory
 
 
@@ -53,3 +54,11 @@ def end(machine: Machine) -> None:
 @pytest.fixture
 def plain(agents: Lab) -> Plain:
     return Plain(agents)
+
+
+@pytest.fixture(scope="module")
+def stolen_set(agents: Lab) -> Stolen:
+    """A machine and a set of it that somebody else had their hands on."""
+    plain = Plain(agents)
+    machine = agents.add_machine(MachineSpec(kind="bios"))
+    return Stolen(plain.lab, plain, machine, plain.back_up(machine.name))

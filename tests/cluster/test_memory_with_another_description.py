@@ -3,61 +3,16 @@
 Whoever changed the set changed its manifest with it, and the digest on the leaf: a node that was taken over can.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import libvirt
 import pytest
-from blake3 import blake3
 
-from lab.cluster import Lab
-from lab.machines import MachineSpec
-from tests.cluster.backed_up import BackedUp
-from tests.cluster.plain import Plain
+from tests.changed_state import EMULATOR, changed
+from tests.cluster.stolen import Stolen
 from tests.watched_files import watched
-
-XML_AT = 92  # libvirt's header before it
-EMULATOR = b"/usr/bin/qemu-system-x86_64"
-
-
-@dataclass(frozen=True)
-class Stolen(BackedUp):
-    """A machine that runs, its set, and somebody who can write to the set and to the leaf."""
-
-    def state(self, folder: Path) -> Path:
-        return next(folder.glob(f"{self.machine.name}.state*"))
-
-    def ask(self, edit: str, done: str) -> tuple[str, int, str]:
-        self.plain.edit(edit, self.machine.name, self.leaf)
-        entry = self.plain.wait(self.machine.name, self.leaf, done)
-        message = entry.get("vmkeepMessage", [""])[0]
-        return entry["sstProvisioningMode"][0], int(entry["sstProvisioningReturnValue"][0]), message
-
-    def vouch(self) -> None:
-        """Make manifest and leaf say of what lies there that it was backed up."""
-        manifest = self.folder / f"manifest.json.{self.leaf}"
-        told = json.loads(manifest.read_text())
-        for file in told["files"]:
-            content = (self.folder / file["name"]).read_bytes()
-            file |= {"size": len(content), "digest": f"blake3:{blake3(content).hexdigest()}"}
-        manifest.write_text(json.dumps(told))
-        digest = f"blake3:{blake3(manifest.read_bytes()).hexdigest()}"
-        dn = self.plain.leaf_dn(self.machine.name, self.leaf)
-        self.plain.modify(dn, f"replace vmkeepManifestDigest {digest}")
-
-    def back_out(self) -> None:
-        self.plain.modify(self.plain.leaf_dn(self.machine.name, self.leaf), "replace sstProvisioningReturnValue 0")
-        self.plain.finish(self.machine.name, self.leaf)
-
-
-@pytest.fixture(scope="module")
-def stolen_set(agents: Lab) -> Stolen:
-    plain = Plain(agents)
-    machine = agents.add_machine(MachineSpec(kind="bios"))
-    return Stolen(plain.lab, plain, machine, plain.back_up(machine.name))
 
 
 @pytest.fixture
@@ -71,19 +26,6 @@ def stolen(stolen_set: Stolen) -> Iterator[Stolen]:
     stolen_set.vouch()
     stolen_set.back_out()
     assert stolen_set.machine.node.qemu(stolen_set.machine.name) == pid
-
-
-def changed(state: Path, change: Callable[[bytes], bytes]) -> None:
-    """Write another description into a state file, as long as the one it takes the place of."""
-    content = state.read_bytes()
-    end = content.index(b"\0", XML_AT)
-    old = content[XML_AT:end]
-    new = change(old)
-    assert new != old
-    if len(new) > len(old):  # indentation is for people
-        new = b"".join(line.lstrip() for line in new.splitlines(keepends=True))
-    assert len(new) <= len(old)
-    state.write_bytes(content[:XML_AT] + new.ljust(len(old)) + content[end:])
 
 
 @pytest.fixture

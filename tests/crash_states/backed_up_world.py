@@ -91,12 +91,12 @@ class BackedUp:
 
     def _done(self, mode: Mode) -> Outcome:
         order = self.order(mode)
-        journal = until_a_result(Journals(self.node / "journal"), order, lambda: self._plan(mode))
+        journal = until_a_result(Journals(self.node / "journal"), order, lambda: self.plan(mode))
         assert journal.record.result is not None
         self.outcome = journal.record.result
         return journal.record.result
 
-    def _plan(self, mode: Mode) -> tuple[Step, ...]:
+    def plan(self, mode: Mode) -> tuple[Step, ...]:
         journal = Journals(self.node / "journal").find(MACHINE, LEAF, mode)
         assert journal is not None
         return PLANS[mode](journal.order, self.host)
@@ -205,7 +205,7 @@ class BackedUp:
             ldif="dn: the machine\n",
             iterations=scene.iterations,
             method=scene.method,
-            route=Route(freezes=scene.method is not Method.SAVE, clones=False, once=scene.once),
+            route=Route(freezes=scene.method is not Method.SAVE, clones=False, once=scene.once, renames=not scene.once),
         )
         published = (Path(order.paths.backup) / f"manifest.json.{LEAF}").exists()
         return order.model_copy(update={"published": published}) if mode is Mode.RETAINING else order

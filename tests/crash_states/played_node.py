@@ -1,6 +1,6 @@
 """libvirt, QEMU and qemu-img as far as a backup uses them, on small files, minding what a power loss must not take.
 
-An image is a real qcow2 header over a few bytes; it reads as its backing file's bytes and then its own. What a guest
+An image is a real qcow2 header over a few bytes, which lie over its backing file's. What a guest
 wrote and flushed is `acknowledged`. A memory that comes back over any other content than its own is `Corrupted`.
 QEMU orders its own writes: of an image that it changes in place, a change is there or is not.
 """
@@ -11,13 +11,14 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path, PurePath
 from typing import Any
 
 from nodeagent.host.description import describe, with_chain, with_sources
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Folder
-from nodeagent.host.hypervisor import View
+from nodeagent.host.hypervisor import Job, View
 from nodeagent.host.images import Images
 from vmkeep.contract.machine import Power
 
@@ -51,7 +52,13 @@ def parts(path: Path) -> tuple[bytes, str]:
 def reads_as(path: Path) -> bytes:
     """What a guest reads from an image: the whole chain."""
     data, backing = parts(path)
-    return (reads_as(Path(backing)) if backing else b"") + data
+    return over(data, reads_as(Path(backing)) if backing else b"")
+
+
+def over(data: bytes, below: bytes) -> bytes:
+    """What an image reads as over another: where it holds nothing, a NUL, the one below shows through."""
+    length = max(len(data), len(below))
+    return bytes(own or other for own, other in zip(data.ljust(length, b"\0"), below.ljust(length, b"\0"), strict=True))
 
 
 def chain(path: Path) -> tuple[str, ...]:
@@ -78,7 +85,14 @@ class PlayedImages(Images):
         Path(path).write_bytes(image(b"", str(backing)))
 
     def flatten(self, path: PurePath) -> None:
-        write_in_place(Path(path), image(reads_as(Path(path))))
+        """The name goes first; where the data lies is written when it is closed."""
+        whole, (own, _) = image(reads_as(Path(path))), parts(Path(path))
+        write_in_place(Path(path), image(own))
+        write_in_place(Path(path), whole)
+
+    def relink(self, path: PurePath, backing: PurePath) -> None:
+        own, _ = parts(Path(path))
+        write_in_place(Path(path), image(own, str(backing)))
 
     def commit(self, overlay: PurePath) -> None:
         commit(Path(overlay))
@@ -107,13 +121,14 @@ class Guest:
 
 @dataclass
 class PlayedHypervisor:
-    """The verbs of the door that a backup uses. `writes` counts what guests wrote."""
+    """The verbs of the door that a backup uses. `writes` counts what guests wrote, `held` is what QEMU holds back."""
 
     defined: str
     guest: Guest | None = None
     acknowledged: dict[str, bytes] = field(default_factory=dict)
     writes: int = 0
     commits: set[str] = field(default_factory=set)
+    held: dict[str, bytes] = field(default_factory=dict)
 
     # looking
 
@@ -140,6 +155,8 @@ class PlayedHypervisor:
         """The memory first and durable, then its first bytes, which say that it is whole."""
         guest = self._running()
         self.write()
+        for held in list(self.held):
+            self._write_out(Path(held))
         kept = {"memory": guest.memory, "disks": {t: c.decode() for t, c in self._content().items()}, "xml": guest.xml}
         Path(path).write_bytes(_SAVING + json.dumps(kept).encode())
         descriptor = os.open(path, os.O_RDWR)
@@ -180,6 +197,7 @@ class PlayedHypervisor:
         """The power of the whole node fails."""
         self.guest = None
         self.commits.clear()
+        self.held.clear()
 
     def write(self) -> None:
         """A guest that runs writes, and flushes what it wrote."""
@@ -187,8 +205,10 @@ class PlayedHypervisor:
             self.writes += 1
             for disk in describe(self.guest.xml).disks:
                 path = Path(str(disk.source))
+                self._write_out(path)
                 data, backing = parts(path)
-                write_in_place(path, image(data + b"+%d" % self.writes, backing))
+                seen = len(self._content()[disk.target])
+                write_in_place(path, image(data.ljust(seen, b"\0") + b"+%d" % self.writes, backing))
                 self.acknowledged[disk.target] += b"+%d" % self.writes
 
     def _let(self, power: Power) -> None:
@@ -216,17 +236,31 @@ class PlayedHypervisor:
     def _content(self) -> dict[str, bytes]:
         """What it reads over the chains that its XML names; zeros, that is nothing, where they end too early."""
         disks = describe(self._running().xml).disks
-        return {disk.target: b"".join(parts(Path(path))[0] for path in reversed(disk.chain)) for disk in disks}
+        return {disk.target: reduce(over, map(self._own, disk.chain)) for disk in disks}
 
-    # block jobs: each is over as soon as it is asked for
+    def _own(self, path: str) -> bytes:
+        return self.held[path] if path in self.held else parts(Path(path))[0]
 
-    def job(self, _name: str, _target: str) -> None:
-        return None
+    # block jobs: each has done its work as soon as it is asked for; a commit stays until it is pivoted
+
+    def job(self, _name: str, target: str) -> Job | None:
+        return Job(is_pull=False, is_commit=True, done=0) if target in self.commits else None
 
     def pull(self, _name: str, target: str, _bandwidth: int) -> None:
+        """The backing file's name goes; where the data lies is known to QEMU alone until somebody flushes."""
         guest, path = self._running(), self._source(target)
-        write_in_place(path, image(reads_as(path)))
+        whole, (own, _) = reads_as(path), parts(path)
+        write_in_place(path, image(own))
+        self.held[str(path)] = whole
         guest.xml = with_sources(guest.xml, {target: str(path)})
+
+    def flush(self, _name: str, path: str) -> None:
+        self._running()
+        self._write_out(Path(path))
+
+    def _write_out(self, path: Path) -> None:
+        if (whole := self.held.pop(str(path), None)) is not None:
+            write_in_place(path, image(whole))
 
     def wait_for_job(self, _name: str, _target: str, _progress: Callable[..., None]) -> None:
         self.write()
@@ -253,13 +287,15 @@ class PlayedHypervisor:
         overlay = self._source(target)
         _, backing = parts(overlay)
         write_in_place(Path(backing), image(reads_as(overlay)))
+        self.commits.add(target)
 
     def wait_until_ready(self, _name: str, target: str, _progress: Callable[..., None]) -> bool:
-        return True
+        return target in self.commits
 
     def pivot(self, _name: str, target: str) -> None:
         guest, overlay = self._running(), self._source(target)
         _, backing = parts(overlay)
+        self.commits.discard(target)
         guest.xml = with_sources(guest.xml, {target: backing})
         self.defined = with_sources(self.defined, {target: backing})
         self.write()

@@ -42,16 +42,20 @@ class _Hypervisor(PlayedHypervisor):
         self._end(stopped_by_itself=False)
 
 
-class _World(World):
+class QuietWorld(World):
+    """Its guests write at few moments, and the disk is told."""
+
     played = _Hypervisor
 
 
 class Restored:
     """One restore."""
 
+    world_type: type[QuietWorld] = QuietWorld
+
     def __init__(self, roots: list[Path], scene: Scene) -> None:
         self.roots, self.scene = roots, scene
-        self.world = _World(roots[0], scene)
+        self.world = self.world_type(roots[0], scene)
         self.journals = Journals(roots[0] / "journal")
         self.world.host.unretained.note(self.world.order)
 

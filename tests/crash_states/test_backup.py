@@ -26,6 +26,7 @@ def test_a_snapshot_leaves_the_old_chain_or_the_new_one(name: str) -> None:
 
 MERGES = {
     "runs": Scene(2),
+    "paused": Scene(1, Power.PAUSED),
     "off": Scene(2, Power.OFF),
     "live": Scene(2, method=Method.LIVE),
     "disk, copied once": Scene(1, method=Method.DISK, once=True),

@@ -5,6 +5,7 @@ Run as `python -m tests.faults --minutes 60 --seed 7`. The work, the faults and 
 
 import argparse
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -16,11 +17,13 @@ from pathlib import Path
 
 from lab.cluster import Lab, LabOptions
 from lab.machines import MachineSpec
+from tests.faults.belt import Belt
 from tests.faults.stage import stage
 from tests.faults.violation import Violation
 from tests.faults.wandering import Wandering
 
 REGRESSIONS = Path(__file__).with_name("regressions.txt")
+LOGS = Path(__file__).parents[2] / ".cache/faults"
 MACHINES = 4
 Start = Callable[[LabOptions], Lab]
 
@@ -38,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             while not found and (number < chosen.cycles if chosen.cycles else time.monotonic() < deadline):
                 number += 1
                 found = wandering.cycle(number, chance)
+            if found:
+                _keep_logs(wandering.belt, f"{chosen.seed}-{number}")
     if found:
         _keep(found, chosen.seed, number)
     print(_summary(number, wandering.struck, found), flush=True)
@@ -68,6 +73,18 @@ def _started_in(folder: Path) -> Start:
         return lab
 
     return start
+
+
+def _keep_logs(belt: Belt, name: str) -> None:
+    """What was said and printed, for who looks for the cause; the lab goes."""
+    kept = LOGS / name
+    shutil.rmtree(kept, ignore_errors=True)
+    for path in (belt.lab.folder / "log", belt.folder, *(node.folder for node in belt.lab.nodes.values())):
+        for each in (each for each in path.rglob("*") if each.is_file() and each.suffix in (".log", ".journal")):
+            target = kept / path.name / each.relative_to(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(each, target)
+    print(f"  logs are in {kept}")
 
 
 def _keep(found: list[Violation], seed: int, number: int) -> None:

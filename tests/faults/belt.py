@@ -178,13 +178,15 @@ class Belt:
                     domain.resume()
 
     def _bring_all_to_their_doorsteps(self) -> None:
-        deadline = time.monotonic() + LIMIT
         waiting = list(self.places.values())
-        while waiting:
+
+        def are_there() -> bool:
             leaves = self.leaves()
-            waiting = [place for place in waiting if not self._is_there(place, leaves)]
-            assert time.monotonic() < deadline, [(p.machine.name, p.working, leaves.get(_key(p))) for p in waiting]
-            time.sleep(0.05)
+            waiting[:] = [place for place in waiting if not self._is_there(place, leaves)]
+            return not waiting
+
+        goals = {name: place.working.value for name, place in self.places.items()}
+        until(f"each machine to be at the doorstep of its work: {goals}", are_there, LIMIT, 0.05)
 
     def _is_there(self, place: Place, leaves: dict[tuple[str, str], Leaf]) -> bool:
         """Whether it is; where it rests elsewhere it is moved on."""

@@ -20,6 +20,7 @@ NONE: frozenset[Mode] = frozenset()
 AT_THE_BACKUP = frozenset({Mode.RETAINING, Mode.UNRETAINING_SMALL_FILES, Mode.UNRETAINING_LARGE_FILES, Mode.DELETING})
 WITH_LIBVIRT = frozenset({Mode.SNAPSHOTTING, Mode.MERGING, Mode.RESTORING})
 EVERY = frozenset(AT_WORK)
+ON_FILES = frozenset({Mode.RETAINING, Mode.UNRETAINING_LARGE_FILES, Mode.DELETING})  # alone; libvirt may be away
 _HOUR = 3600
 
 
@@ -283,7 +284,7 @@ CATALOGUE = (
         _signal_libvirtd(signal.SIGSTOP),
         _signal_libvirtd(signal.SIGCONT),
         guests_wait=True,
-        goes_on=frozenset({Mode.RETAINING, Mode.UNRETAINING_LARGE_FILES, Mode.DELETING}),
+        goes_on=ON_FILES,
     ),
     Fault("qemu killed", "qemu", _signal_every_qemu(signal.SIGKILL), takes_power=True),
     Fault(
@@ -292,7 +293,7 @@ CATALOGUE = (
         _signal_every_qemu(signal.SIGSTOP),
         _signal_every_qemu(signal.SIGCONT),
         guests_wait=True,
-        goes_on=frozenset({Mode.RETAINING, Mode.UNRETAINING_LARGE_FILES, Mode.DELETING}),
+        goes_on=ON_FILES,
     ),
     Fault("switched off by an admin", "people", _switch_all_off, takes_power=True),
     Fault("domain undefined", "people", _undefine_all, _define_all, goes_on=EVERY),

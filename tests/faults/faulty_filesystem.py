@@ -8,6 +8,8 @@ import contextlib
 import errno
 import functools
 import os
+import signal
+import stat
 import subprocess
 import sys
 import time
@@ -22,6 +24,8 @@ from mfusepy import FUSE, FuseOSError, Operations
 from lab import mounts
 from lab.processes import Process, identify, stop
 from lab.waiting import until
+
+_DEVICE = Path("/dev/fuse")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ def faulty_filesystem(folder: Path) -> Iterator[Faulty]:
     for each in (source, mountpoint):
         each.mkdir(parents=True)
     orders.touch()
+    _have_device()
     child = subprocess.Popen([sys.executable, "-m", "tests.faults.faulty_filesystem", source, mountpoint, orders])
     process = identify("faulty filesystem", child.pid)
     assert process is not None
@@ -53,10 +58,16 @@ def faulty_filesystem(folder: Path) -> Iterator[Faulty]:
         until(f"{mountpoint} to be mounted", lambda: mountpoint in mounts.below(folder), 20)
         yield Faulty(mountpoint, orders, process)
     finally:
-        process.kill(18)  # a stopped one cannot be unmounted
+        process.kill(signal.SIGCONT)  # a stopped one cannot be unmounted
         mounts.unmount_below(folder)
         stop([process])
         child.wait(10)
+
+
+def _have_device() -> None:
+    """Containers may have a kernel that knows FUSE, and no file for it."""
+    if not _DEVICE.exists():
+        os.mknod(_DEVICE, stat.S_IFCHR | 0o600, os.makedev(10, 229))
 
 
 class _Shown(Operations):  # type: ignore[misc] # the library has types of its own kind

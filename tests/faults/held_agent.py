@@ -2,7 +2,8 @@
 
 Run as `python -m tests.faults.held_agent FOLDER ARGUMENT…`, the arguments being vmkeep-nodeagent's. A file in FOLDER
 named by machine and mode holds patterns of lines such as `ended save`; `.reached` beside it says that its work waits
-after that line, and does so for as long as the file is there. The file `clock` says by how many seconds its clock errs.
+after that line, and does so for as long as the file is there, ten minutes at most. The file `clock` says by how many
+seconds its clock errs.
 """
 
 import functools
@@ -17,6 +18,7 @@ from nodeagent.cli import main
 from nodeagent.journal import Journal
 from nodeagent.steps import Host
 
+_LONGEST = 600.0  # seconds; whoever holds it may be gone
 _append = Journal._append
 
 
@@ -38,7 +40,8 @@ def hold_at_lines_named_in(folder: Path) -> None:
         place = place_of(folder, self.order.machine, self.order.mode)
         if _names(place, f"{line['event']} {line.get('step', '')}"):
             reached(place).touch()
-            while place.exists():
+            deadline = time.monotonic() + _LONGEST
+            while place.exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
 
     Journal._append = held  # type: ignore[method-assign]

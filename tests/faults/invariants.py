@@ -147,7 +147,10 @@ def _set_folders(machine: Machine) -> list[Path]:
 
 
 def _folder(machine: Machine, timestamp: str) -> Path:
-    return sets.directory_of(machine, timestamp)
+    """Where a set lies; behind a filesystem that fails, and is slow, what it shows."""
+    shown, folder = machine.node.backup, sets.directory_of(machine, timestamp)
+    behind = shown.with_name("source")
+    return behind / folder.relative_to(shown) if shown.name == "shown" and behind.is_dir() else folder
 
 
 def _wrong_in(folder: Path, files: Files) -> str:

@@ -200,7 +200,11 @@ def test_old_memory_is_never_restored_onto_disks_that_went_on(cluster: ClusterFa
     lab.down()
 
 
-def test_an_agent_killed_around_every_line_of_merge_and_retain_ends_the_same(cluster: ClusterFactory) -> None:
+def test_an_agent_killed_around_every_line_of_merge_and_retain_ends_the_same(
+    cluster: ClusterFactory, request: pytest.FixtureRequest
+) -> None:
+    if not request.config.getoption("--all-faults"):
+        pytest.skip("with --all-faults; killed in every mode in test_matrix, after everything in test_killed_twice")
     lab = cluster(LabOptions(nodes=1, machines=0))
     machine = lab.add_machine(MachineSpec(disks=2))
     plain = Plain(lab)

@@ -86,9 +86,8 @@ class Wandering:
         return found + self._not_up(stories) + world.violations(stories)
 
     def _chosen(self, name: str, leaves: dict[tuple[str, str], Leaf], chance: random.Random) -> str:
-        good = _good(name, leaves)
-        possible = ["backup", "backup", *(["restore"] if good else []), *(["delete"] if len(good) > 1 else [])]
-        return chance.choice(possible)
+        may = {"restore": bool(_restorable(name, leaves)), "delete": len(_good(name, leaves)) > 1}
+        return chance.choice(["backup", "backup", *(what for what, may_be in may.items() if may_be)])
 
     def _chosen_faults(self, chance: random.Random) -> list[tuple[Fault, float, float]]:
         faults = chance.sample(FAULTS, chance.randint(1, 3))
@@ -101,8 +100,8 @@ class Wandering:
         for name, method in methods.items():
             self.belt.plain.modify(self.belt.lab.tree.machine_plan(name), f"replace vmkeepMethod {method}")
         for name, did in work.items():
-            good = _good(name, leaves)
-            self.asked[name] = "" if did == "backup" else good[-1] if did == "restore" else good[0]
+            found = _restorable(name, leaves)[-1:] if did == "restore" else _good(name, leaves)[:1]
+            self.asked[name] = "" if did == "backup" else found[0]
             if did != "backup":
                 mode = Mode.UNRETAIN_SMALL_FILES if did == "restore" else Mode.DELETE
                 self.belt.plain.ask(name, self.asked[name], mode)
@@ -167,6 +166,7 @@ class Wandering:
         deadline, since, before = time.monotonic() + _LONGEST_REST, time.monotonic(), ""
         restless: dict[str, Leaf] = {}
         while time.monotonic() < deadline:
+            self._start_what_died()
             self._go_on_with_restores()
             leaves = self.belt.leaves()
             now = str(sorted((key, leaf) for key, leaf in leaves.items()))
@@ -178,6 +178,13 @@ class Wandering:
                 return {}
             time.sleep(0.2)
         return restless
+
+    def _start_what_died(self) -> None:
+        """As the service manager does; an agent that dies by itself is no fault of ours, and is told."""
+        if self.belt.agent() is None:
+            self.struck["agent died by itself"] += 1
+            self.say("  the agent died by itself, and is started again")
+            self.belt.start_agent()
 
     def _not_up(self, stories: dict[str, Story]) -> list[Violation]:
         found = []
@@ -222,6 +229,11 @@ def _is_over(leaf: Leaf) -> bool:
 def _good(name: str, leaves: dict[tuple[str, str], Leaf]) -> list[str]:
     finished = (key[1] for key, leaf in leaves.items() if key[0] == name and _is_good(leaf))
     return sorted(finished)
+
+
+def _restorable(name: str, leaves: dict[tuple[str, str], Leaf]) -> list[str]:
+    """Without hardware virtualization QEMU may miss pages in a memory that it reads while the guest runs."""
+    return [stamp for stamp in _good(name, leaves) if leaves[name, stamp].get("vmkeepMethod") != ["live"]]
 
 
 def _is_good(leaf: Leaf) -> bool:

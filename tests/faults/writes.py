@@ -8,7 +8,7 @@ from lab.slapd import AUDIT_SUFFIX
 
 # The protocol's own words: snapshotting, unretainingSmallFiles; snapshotted, unretainedLargeFiles.
 _AT_WORK, _DONE = re.compile(r"ing(SmallFiles|LargeFiles)?$"), re.compile(r"ed(SmallFiles|LargeFiles)?$")
-_PROGRESS, _ENTRY_BEFORE = re.compile(r"vmkeepPercent:[+=] "), re.compile(r"vmkeepEntryBefore:[+=] ")
+_PROGRESS, _ENTRY_BEFORE = re.compile(r"vmkeepPercent:[+=] "), re.compile(r"vmkeepEntryBefore:")
 _MODE, _STATE, _CODE = "sstProvisioningMode", "sstProvisioningState", "sstProvisioningReturnValue"
 
 

@@ -1,6 +1,7 @@
 """Clones on real filesystems: the same content on the same blocks, and a clear no where they cannot be."""
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -150,3 +151,16 @@ def test_a_full_disk_is_no_answer_for_good(source: Folder, target: Folder, monke
 
 def _no_space(*_given: object) -> int:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_fails_is_not_taken_for_one_that_cannot_clone(
+    source: Folder, target: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_given: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (source.path / "a").write_bytes(b"content")
+    monkeypatch.setattr(fcntl, "ioctl", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        clone_file((source, "a"), (target, "b"), Access())
+    assert target.names() == []

@@ -267,7 +267,8 @@ def test_the_limit_is_kept_and_holes_are_not_counted(source: Folder, beside: Fol
     begun = time.monotonic()
     copy_file((source, "a"), (beside, "b"), Access(), pace=Pace(limit))
     rate = amount / (time.monotonic() - begun)
-    assert 0.8 * limit < rate < 1.2 * limit
+    # With the holes counted it would be a tenth; a busy machine may be slower than the limit.
+    assert 0.3 * limit < rate < 1.2 * limit
 
 
 def test_time_lost_is_not_made_up_by_a_burst(source: Folder, beside: Folder) -> None:
@@ -307,6 +308,16 @@ def cached(path: Path) -> int:
         del at  # the mapping cannot be closed before
     assert answer == 0
     return sum(page & 1 for page in pages) * mmap.PAGESIZE
+
+
+def test_on_a_machine_whose_calls_have_no_known_numbers_a_copy_goes_on_without(
+    source: Folder, beside: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source.path / "a").write_bytes(b"content")
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "n1", "6.1", "1", "mips64")))
+    assert disk_class() is None
+    copy_file((source, "a"), (beside, "b"), Access())
+    assert (beside.path / "b").read_bytes() == b"content"
 
 
 def test_nothing_of_a_copy_stays_in_the_page_cache(source: Folder, target: Folder) -> None:

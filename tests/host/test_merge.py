@@ -87,3 +87,58 @@ def test_a_merge_that_fails_says_so_at_once_and_does_not_read_a_large_image_to_i
         step.apply({})
     assert time.monotonic() - began < 60
     assert known(order, host).digest is None
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["never written to", "written to"])
+def test_an_image_that_lost_its_backing_files_name_before_its_data_was_there_is_made_whole(
+    order: Order, host: Host, tmp_path: Path, written: bool
+) -> None:
+    """As a QEMU leaves it that dies between the last write of a pull and its next flush."""
+    live, below = Path(order.disks[0].path), Path(order.paths.retain / "d.qcow2")
+    io("write -P 7 0 512k", below)
+    if written:
+        io("write -P 9 64k 64k", live)
+    subprocess.run(["qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "", live], check=True)
+    mark = below.with_name(".d.qcow2.merging")
+    mark.write_text(str(live.stat().st_ino))
+    [step] = merge(order, host)
+    step.apply({})
+    assert not mark.exists()
+    below.unlink()
+    io("read -P 7 0 64k", live)
+    io("read -P 9 64k 64k" if written else "read -P 7 64k 64k", live)
+    io("read -P 7 128k 384k", live)
+    assert host.header(PurePosixPath(live)).backing_file is None
+
+
+@pytest.mark.parametrize("noted", ["", "1"], ids=["no merge began", "another image was being merged"])
+def test_an_image_that_somebody_put_there_is_not_put_over_the_retained_one(
+    order: Order, host: Host, noted: str
+) -> None:
+    """A restore by hand, say: what lies below would show through where it has nothing."""
+    live, below = Path(order.disks[0].path), Path(order.paths.retain / "d.qcow2")
+    io("write -P 7 0 512k", below)
+    if noted:
+        below.with_name(".d.qcow2.merging").write_text(noted)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", live, str(MIB)], check=True)
+    [step] = merge(order, host)
+    step.apply({})
+    io("read -P 0 0 512k", live)
+
+
+def io(command: str, image: Path) -> None:
+    done = subprocess.run(["qemu-io", "-f", "qcow2", "-c", command, image], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0 and "failed" not in done.stdout, done.stdout
+
+
+def test_a_backup_directory_that_is_away_keeps_no_merge_waiting(order: Order, host: Host) -> None:
+    """Nothing of it lies there; retain says what is missing."""
+    backup = Path(order.backup_root)
+    backup.rmdir()
+    for _ in range(2):
+        [step] = merge(order, host)
+        step.apply({})
+        assert host.header(PurePosixPath(order.disks[0].path)).backing_file is None
+        assert known(order, host).digest is not None
+        backup.unlink(missing_ok=True)
+        backup.symlink_to("/proc/self/nowhere")

@@ -7,6 +7,7 @@ A file holds commands and, below each `decide`, the answer up to an empty line. 
     leaf <machine> <timestamp> <mode> <state> [rv=N] [attempts=N] [message=a_text] [date=YYYYMMDD] [changed=TIME]
          [conflicts=x] [entry=x] [before=x] [disk=vda] [from=machine] [keep-old=x]
     node <machine> <node>                                 where a machine is
+    deadline <machine> <seconds>                          of its plan
     gone <machine>                                        its leaves are no longer there
     complete <timestamp>                                  the leaves of that run are all there
     only <machine> …                                      act on these alone
@@ -77,6 +78,9 @@ class Scene:
                 self._view = replace(self._view, leaves=kept)
             case "node":
                 self._view = replace(self._view, nodes={**self._view.nodes, words[0]: words[1]})
+            case "deadline":
+                deadlines = {**self._view.deadlines, words[0]: timedelta(seconds=int(words[1]))}
+                self._view = replace(self._view, deadlines=deadlines)
             case "complete":
                 self._view = replace(self._view, complete=frozenset(words))
             case "only":

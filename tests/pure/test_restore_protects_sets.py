@@ -1,10 +1,14 @@
-"""A set that a restore uses stays: no new backup prunes it and no deletion takes it, also under another name."""
+"""A set that a restore uses stays: no new backup prunes it and no deletion takes it, also under another name.
+
+The only good one stays too, unless the leaf says otherwise.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nodeagent.host.images import Images
 from nodeagent.operations.survey import Rules, Surveyor
 from nodeagent.steps import Host
 from nodeagent.unretained import Unretained
@@ -32,8 +36,7 @@ def surveyor(tmp_path: Path) -> Surveyor:
     store.add(f"sstDisk=vda,{TREE.machine('vm')}", {"objectClass": (ObjectClass.DISK,), **disk})
     catalogue = Catalogue(store, TREE)
     hypervisor: Any = None
-    images: Any = None
-    host = Host("n1", hypervisor, images, (str(tmp_path),), {}, Unretained(tmp_path / "notes"))
+    host = Host("n1", hypervisor, Images(), (str(tmp_path),), {}, Unretained(tmp_path / "notes"))
     rules = Rules((str(tmp_path),), (str(tmp_path),), (), str(tmp_path), PLACES)
     surveyor = Surveyor(catalogue, host, rules)
     add_leaf(surveyor, "vm", OLD, "finished")
@@ -81,4 +84,33 @@ def test_a_set_that_its_own_machine_is_restored_from_is_not_pruned(mode: str, su
 def test_a_set_that_no_restore_uses_may_go(mode: str, original: str, surveyor: Surveyor) -> None:
     add_leaf(surveyor, "copy", OLD, mode, original)
     assert protected(surveyor) == ()
+    delete(surveyor)
+
+
+def sets(tmp_path: Path, *timestamps: str) -> None:
+    """Complete sets of the machine; OLD lies there, a failed one, without a manifest."""
+    for timestamp in (OLD, *timestamps):
+        folder = tmp_path / "vm-persistent/p/vm" / timestamp
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"vda.qcow2.{timestamp}").write_bytes(b"x")
+        if timestamp in timestamps:
+            (folder / f"manifest.json.{timestamp}").write_bytes(b"{}")
+
+
+def test_the_only_good_set_is_not_deleted(surveyor: Surveyor, tmp_path: Path) -> None:
+    sets(tmp_path, OLD)
+    with pytest.raises(Refused, match="its only good backup") as refused:
+        delete(surveyor)
+    assert refused.value.code == 18
+
+
+@pytest.mark.parametrize("good", [(OLD, NEW), (NEW,), ()], ids=["another is good", "it is not good itself", "none is"])
+def test_a_set_that_is_not_the_only_good_one_may_go(good: tuple[str, ...], surveyor: Surveyor, tmp_path: Path) -> None:
+    sets(tmp_path, *good)
+    delete(surveyor)
+
+
+def test_the_only_good_set_goes_where_the_leaf_says_so(surveyor: Surveyor, tmp_path: Path) -> None:
+    sets(tmp_path, OLD)
+    surveyor.catalogue.store.replace(TREE.leaf("vm", OLD), {Attribute.DELETE_LAST: ("TRUE",)})
     delete(surveyor)

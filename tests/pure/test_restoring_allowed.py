@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lab.guest_image import GuestImage
 from lab.hypervisor import Node
 from lab.machines import MachineSpec, domain_xml, plan_machine
-from nodeagent.restoring.allowed import AllowedPlaces, check_edited, is_below, refusals
+from nodeagent.restoring.allowed import AllowedPlaces, check_edited, is_below, peculiarities, refusals
 from tests.pure.restored_machine import CARD, DISK, PLACES, UUID, description
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
@@ -233,3 +233,16 @@ def test_files_that_do_not_fit_are_refused(xml: str, entries: list[Entry], machi
         check_edited(xml, entries, machine, UUID, FILES)
     assert refusal.value.code == code
     assert "m.xml.20260101T000000Z" in refusal.value.sentence
+
+
+def test_what_a_description_names_beyond_others_is_told_and_chains_do_not_count() -> None:
+    known = peculiarities(description())
+    chain = "<backingStore type='file'><format type='qcow2'/><source file='/below'/><backingStore/></backingStore>"
+    assert peculiarities(description(DISK.replace("</disk>", f"{chain}</disk>") + CARD)) == known
+    for other in (
+        description(DISK.replace("/images/m.qcow2", "/images/other.qcow2") + CARD),
+        description().replace("/usr/bin/qemu-system-x86_64", "/bin/sh"),
+        description(DISK + CARD + "<hostdev mode='subsystem' type='pci'/>"),
+        "no XML",
+    ):
+        assert not set(peculiarities(other)) <= set(known)

@@ -1,48 +1,34 @@
 """The agent's workers over a real journal and a directory in memory: what becomes of a machine that meets a bug."""
 
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import structlog
 from prometheus_client import generate_latest
 
 from lab.waiting import until
-from nodeagent.assembly import assemble
 from nodeagent.cycle import Agent, ProgressPace
 from nodeagent.host.folders import Access, make_folder
 from nodeagent.host.locks import machine_lock
 from nodeagent.journal import Outcome
 from nodeagent.operations.making import MadeFile, Making, write_making
 from nodeagent.order import Order
-from nodeagent.runner import Patience
 from nodeagent.steps import Facts, Host, Step
 from nodeagent.work import PLANS, Counter, Workshop, end_after_a_bug, go_on
+from tests.pure.one_node import DN, KEY, Gate, add_leaf, told, turn_until
 from tests.pure.test_runner import ORDER, World
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
-from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.machine import Power
 from vmkeep.contract.modes import Mode
-from vmkeep.contract.names import Attribute, ObjectClass, Tree
+from vmkeep.contract.names import Attribute, ObjectClass
 from vmkeep.contract.timestamps import from_timestamp
-from vmkeep.directory.catalogue import Catalogue
-from vmkeep.directory.memory import MemoryStore
-from vmkeep.directory.settings import DirectorySettings
-from vmkeep.service.settings import LimitSettings, NodeAgentSettings
-
-TREE = Tree("dc=example,dc=org")
-DN = TREE.leaf(ORDER.machine, ORDER.timestamp)
-KEY = (ORDER.machine, ORDER.timestamp, ORDER.mode)
+from vmkeep.service.settings import LimitSettings
 
 
 @pytest.fixture
-def world(gate: Any, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> World:
     """What a snapshot consists of here: three things to make."""
     world = World()
 
@@ -51,94 +37,6 @@ def world(gate: Any, monkeypatch: pytest.MonkeyPatch) -> World:
 
     monkeypatch.setitem(PLANS, Mode.SNAPSHOTTING, plan)
     return world
-
-
-class Gate:
-    """A merge of one step that counts half its bytes and waits until it is let through."""
-
-    def __init__(self) -> None:
-        self.open = threading.Event()
-        self.waiting: set[str] = set()
-
-    def plan(self, order: Order, host: Host) -> tuple[Step, ...]:
-        def apply(_facts: Facts) -> Facts:
-            host.progress(order.bytes_total // 2)
-            self.waiting.add(order.machine)
-            assert self.open.wait(20)
-            return {}
-
-        return (Step("wait", "wait", ReturnValue.CANNOT_MERGE, apply),)
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    gate = Gate()
-    monkeypatch.setitem(PLANS, Mode.MERGING, gate.plan)
-    monkeypatch.setitem(PLANS, Mode.SNAPSHOTTING, gate.plan)
-    yield gate
-    gate.open.set()
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Workshop:
-    """A node's own, but for the directory, which is in memory, and a libvirt that has no verbs at all."""
-    directory = DirectorySettings(uri="ldapi:///", suffix=TREE.suffix)
-    settings = NodeAgentSettings(
-        node="n1", directory=directory, state_directory=str(tmp_path), allowed_roots=("/tmp",), image_roots=("/i",)
-    )
-    shop = assemble(settings, lambda: None).shop
-    catalogue = Catalogue(MemoryStore(TREE.machines), TREE)
-    no_libvirt: Any = SimpleNamespace()
-    host = replace(shop.host, hypervisor=no_libvirt)
-    return replace(
-        shop,
-        catalogue=catalogue,
-        host=host,
-        surveyor=replace(shop.surveyor, catalogue=catalogue, host=host),
-        patience=Patience(0.01, 3),
-        log=structlog.wrap_logger(None, processors=[_drop]),
-    )
-
-
-def _drop(_logger: object, _name: str, _event: object) -> Any:
-    raise structlog.DropEvent
-
-
-@pytest.fixture
-def agent(shop: Workshop, gate: Gate) -> Iterator[Agent]:
-    agent = Agent(shop, "n1", LimitSettings(merges=1, snapshots=1), ProgressPace(0.0), lambda: None)
-    yield agent
-    gate.open.set()
-    assert agent.wait(10)
-
-
-def add_leaf(shop: Workshop, mode: str) -> Leaf:
-    store, roots = shop.catalogue.store, ("file:///tmp",)
-    store.add(
-        TREE.machine(ORDER.machine),
-        {"objectClass": (ObjectClass.MACHINE,), Attribute.MACHINE: (ORDER.machine,), Attribute.NODE: ("n1",)},
-    )
-    plan = {Attribute.BACKUP_ROOT: roots, Attribute.RETAIN_ROOT: roots}
-    store.add(TREE.machine_plan(ORDER.machine), {"objectClass": (ObjectClass.BACKUP,), **plan})
-    modes = {Attribute.MODE: (mode,), Attribute.STATE: ("0",), Attribute.EXECUTION_DATE: ("0",)}
-    store.add(DN, {"objectClass": ("organizationalUnit", ObjectClass.PROVISIONING), **modes})
-    leaf = shop.catalogue.leaf(DN)
-    assert leaf is not None
-    return leaf
-
-
-def turn_until(agent: Agent, what: str, check: Any) -> None:
-    def turn() -> bool:
-        agent.cycle()
-        return bool(check())
-
-    until(what, turn, 10)
-
-
-def told(shop: Workshop) -> tuple[int, str, str]:
-    leaf = shop.catalogue.leaf(DN)
-    assert leaf is not None
-    return leaf.return_value, leaf.raw_mode, leaf.message
 
 
 def test_after_a_bug_everything_is_taken_back_and_the_leaf_is_told_an_undefined_error(
@@ -329,6 +227,19 @@ def test_what_a_backup_left_goes_when_its_leaf_is_gone(roots: Workshop, tmp_path
     assert not Path(order.paths.retain).exists()
 
 
+def test_what_cannot_be_cleared_is_left_to_the_next_backup(roots: Workshop, tmp_path: Path) -> None:
+    """A link where retain was: nothing behind it is touched, and the result waits for nobody."""
+    order = ended(roots, tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    Path(order.paths.retain).rename(elsewhere)
+    Path(order.paths.retain).symlink_to(elsewhere)
+    add_leaf(roots, "snapshotting")
+    roots.catalogue.store.delete(DN)
+    agent = Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None)
+    turn_until(agent, "the journal to go", lambda: not roots.journals.all())
+    assert (elsewhere / "vm.xml").exists()
+
+
 def test_files_of_a_set_that_can_be_seen_stay_when_its_leaf_is_gone(roots: Workshop, tmp_path: Path) -> None:
     order = ended(roots, tmp_path)
     with make_folder(order.paths.backup, roots.host.roots, Access()) as backup:
@@ -385,9 +296,23 @@ def test_a_restore_that_is_out_of_sight_is_left_to_a_person(roots: Workshop, lef
     assert agent.wait(10)
 
 
+def test_a_restore_out_of_sight_whose_files_cannot_be_looked_at_is_come_back_to(roots: Workshop, left: Path) -> None:
+    left.unlink()
+    left.parent.rmdir()
+    left.parent.symlink_to("/nowhere")
+    agent = Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None)
+    agent.cycle()
+    assert agent.wait(10)
+    assert roots.host.unretained.all() != []
+    assert agent.cycle() is not None, "it wants to come back"
+    assert agent.wait(10)
+
+
 def test_a_restore_out_of_sight_that_left_nothing_is_forgotten(roots: Workshop, left: Path) -> None:
     left.unlink()
-    Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None).cycle()
+    agent = Agent(roots, "n1", LimitSettings(), ProgressPace(1.0), lambda: None)
+    agent.cycle()
+    assert agent.wait(10)
     assert roots.host.unretained.all() == []
 
 

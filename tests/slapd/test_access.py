@@ -364,6 +364,7 @@ NOT_THE_NODES = {
     Attribute.OVERLAY_LIMIT,
     Attribute.BANDWIDTH_COPY,
     Attribute.FREEZE_SECONDS,
+    Attribute.DEADLINE,
 }
 
 

@@ -74,6 +74,7 @@ class ReturnValue(IntEnum):
     CONFIGURATION_UNREADABLE = 105, "the plan holds a value that cannot be read"
     GUEST_STOPPED = 106, "the machine stopped while it was being backed up"
     DESCRIPTION_NOT_ALLOWED = 107, "the description holds what is not allowed here"
+    NO_SIGN_OF_LIFE = 108, "the agent gave no sign of life in time"
 
 
 def meaning_of(number: int) -> str:

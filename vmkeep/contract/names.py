@@ -77,6 +77,7 @@ class Attribute(StrEnum):
     OVERLAY_LIMIT = "vmkeepOverlayLimit"
     BANDWIDTH_COPY = "vmkeepBandwidthCopy"
     FREEZE_SECONDS = "vmkeepFreezeSeconds"
+    DEADLINE = "vmkeepDeadline"
 
 
 class ObjectClass(StrEnum):
@@ -117,6 +118,7 @@ OIDS: dict[str, str] = {
     Attribute.OVERLAY_LIMIT: f"{VMKEEP_ARC}.1.20",
     Attribute.BANDWIDTH_COPY: f"{VMKEEP_ARC}.1.21",
     Attribute.FREEZE_SECONDS: f"{VMKEEP_ARC}.1.22",
+    Attribute.DEADLINE: f"{VMKEEP_ARC}.1.23",
     ObjectClass.LEAF: f"{VMKEEP_ARC}.2.1",
     ObjectClass.PLAN: f"{VMKEEP_ARC}.2.2",
 }

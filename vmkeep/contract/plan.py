@@ -20,6 +20,7 @@ from vmkeep.contract.names import Attribute
 Value = TypeVar("Value")
 _FREEZE_SECONDS = 10
 _SOME_DAY = datetime(2000, 1, 1, tzinfo=UTC)
+_DEADLINE = 86_400  # a day
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Schedule:
 class Plan:
     """What to do with one machine. Paths absolute, bandwidths in MiB/s (0: unlimited), permissions as octal modes.
 
-    `overlay_limit` in MiB, 0 for whatever can be written back again.
+    `overlay_limit` in MiB, 0 for whatever can be written back again. `deadline`: seconds that a step may stand without
+    a sign of life.
     """
 
     backup_root: str
@@ -72,6 +74,7 @@ class Plan:
     overlay_limit: int
     bandwidth_copy: int
     freeze_seconds: int
+    deadline: int
     schedule: Schedule | None
     origins: Mapping[str, str]
 
@@ -95,6 +98,14 @@ def source_of(attribute: Attribute, sources: Sequence[Source]) -> Source | None:
     )
 
 
+def deadline_of(machine: str, sources: Sequence[Source]) -> int:
+    """Seconds that a step of the machine may stand without a sign of life; what cannot be read is the usual day."""
+    try:
+        return _Reader(machine, sources).optional(Attribute.DEADLINE, _positive) or _DEADLINE
+    except Refused:
+        return _DEADLINE
+
+
 def resolve(machine: str, sources: Sequence[Source]) -> Plan:
     """The effective plan, from sources in order of precedence; Refused names machine, attribute and entry."""
     read = _Reader(machine, sources)
@@ -116,6 +127,7 @@ def resolve(machine: str, sources: Sequence[Source]) -> Plan:
         overlay_limit=read.optional(Attribute.OVERLAY_LIMIT, _natural) or 0,
         bandwidth_copy=read.optional(Attribute.BANDWIDTH_COPY, _natural) or 0,
         freeze_seconds=read.optional(Attribute.FREEZE_SECONDS, _positive) or _FREEZE_SECONDS,
+        deadline=read.optional(Attribute.DEADLINE, _positive) or _DEADLINE,
         schedule=_schedule(read),
         origins=read.finish(),
     )

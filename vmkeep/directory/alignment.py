@@ -16,7 +16,13 @@ from vmkeep.directory.equality import NormalDN, normal_dn, normal_value, rdn_val
 from vmkeep.directory.ldif_text import from_ldif
 from vmkeep.directory.port import Entry, Store
 
-_PLAN = (Attribute.METHOD, Attribute.OVERLAY_LIMIT, Attribute.BANDWIDTH_COPY, Attribute.FREEZE_SECONDS)
+_PLAN = (
+    Attribute.METHOD,
+    Attribute.OVERLAY_LIMIT,
+    Attribute.BANDWIDTH_COPY,
+    Attribute.FREEZE_SECONDS,
+    Attribute.DEADLINE,
+)
 _ALLOWED = re.compile("|".join((r"sst[a-z0-9-]*|objectclass|ou|cn|description", *_PLAN)), re.IGNORECASE)
 _NAMING = re.compile(r"sst[a-z0-9-]*|ou|cn", re.IGNORECASE)
 # The server compares these without case; to the host /a and /A are two files.

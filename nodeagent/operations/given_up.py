@@ -1,0 +1,24 @@
+"""Backups of a machine that nobody can finish any more: their leaf is gone, or ended at the snapshot.
+
+Asked by the survey of a snapshot, which clears what they left, and by who comes to report such a snapshot.
+"""
+
+from nodeagent.host.folders import names_in
+from nodeagent.order import Order
+from nodeagent.steps import Host
+from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.modes import Mode
+from vmkeep.contract.timestamps import is_timestamp
+from vmkeep.directory.catalogue import Catalogue
+
+
+def given_up(catalogue: Catalogue, order: Order, host: Host) -> tuple[str, ...]:
+    """Timestamps of those that left something in retain."""
+    lying = filter(is_timestamp, names_in(order.paths.retain.parent, host.roots))
+    known = {leaf.timestamp for leaf in catalogue.leaves(order.machine) if not is_failed_snapshot(leaf)}
+    return tuple(timestamp for timestamp in lying if timestamp not in known)
+
+
+def is_failed_snapshot(leaf: Leaf) -> bool:
+    """Whether a leaf ended at its snapshot: no set is made of it any more."""
+    return leaf.is_failed and leaf.mode is Mode.SNAPSHOTTING

@@ -1,0 +1,83 @@
+"""Planted bugs of what is written to the directory and asked of it."""
+
+from tests.planted.bug import Bug, Edit
+
+_DOORS = "tests/slapd/test_openldap_identity.py"
+
+BUGS = (
+    Bug(
+        "A leaf is replaced blindly, not claimed",
+        "Two agents, or an agent and an admin, work on one machine at once; both believe they may.",
+        (
+            Edit(
+                "vmkeep/directory/claims.py",
+                "    return [removal, (ADD, encoded(new))] if new else [removal]",
+                "    return [(REPLACE, encoded(new))]",
+            ),
+        ),
+        ("tests/slapd/test_store_conformance.py::test_of_eight_who_claim_at_once_exactly_one_wins[openldap]",),
+    ),
+    Bug(
+        "A result is let go before the directory has it",
+        "The directory is away for a moment, and a backup that is there is never heard of: its leaf hangs.",
+        (
+            Edit(
+                "nodeagent/reporting.py",
+                "    is_told = False\n",
+                "    journal.remove()\n    is_told = False\n",
+            ),
+        ),
+        ("tests/pure/test_reporting.py::test_a_result_is_kept_until_the_directory_has_it",),
+    ),
+    Bug(
+        "A result is told whoever holds the leaf by now",
+        "An admin has moved a leaf on, and a late agent moves it back.",
+        (
+            Edit(
+                "nodeagent/reporting.py",
+                "    if leaf.mode is not order.mode or not leaf.is_at_work:",
+                "    if leaf.mode is None:",
+            ),
+        ),
+        ("tests/pure/test_reporting.py::test_the_result_of_a_leaf_that_somebody_moved_changes_nothing",),
+    ),
+    Bug(
+        "The name in a server's certificate is not looked at",
+        "Anybody with any certificate stands in for the directory and is sent the password.",
+        (
+            Edit(
+                "vmkeep/directory/connection.py",
+                "        context.minimum_version = ssl.TLSVersion.TLSv1_2",
+                "        context.check_hostname = False\n        context.minimum_version = ssl.TLSVersion.TLSv1_2",
+            ),
+        ),
+        (
+            f"{_DOORS}::test_a_server_that_cannot_be_trusted_is_sent_nothing[ldaps-of another host]",
+            f"{_DOORS}::test_a_server_that_cannot_be_trusted_is_sent_nothing[start_tls-of another host]",
+        ),
+    ),
+    Bug(
+        "Values in filters are not escaped",
+        "A machine that is called `*` is every machine.",
+        (
+            Edit(
+                "vmkeep/directory/filters.py",
+                'return "".join(chr(byte) if byte in _PLAIN else f"\\\\{byte:02x}" for byte in octets(value))',
+                "return octets(value).decode()",
+            ),
+        ),
+        ("tests/slapd/test_hostile_names.py::test_a_value_in_a_filter_finds_what_bears_it_and_nothing_else",),
+    ),
+    Bug(
+        "How long an agent is waited for is told by another's clock",
+        "The directory's clock is behind by an hour, and every backup is given up the moment it is asked for.",
+        (
+            Edit(
+                "controller/cycle.py",
+                "changed=self._changed_as_seen_here(view), ",
+                "",
+            ),
+        ),
+        ("tests/slapd/test_controller_clock.py::test_an_agent_has_its_time_by_the_controllers_own_clock[1]",),
+    ),
+)
