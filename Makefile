@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Test files run at the same time; each has its own servers.
-WORKERS ?= 2
+# Test files run at the same time; each has its own servers, and much of a test is waiting.
+WORKERS ?= 3
 # Labs mount, and start daemons in namespaces of their own: root's work.
 ROOT   := $(if $(filter 0,$(shell id -u)),,$(if $(shell command -v sudo),sudo))
 
@@ -26,7 +26,7 @@ demo: packages $(STAMP)
 	@$(ROOT) $(BIN)/python -m lab demo
 
 test: packages $(STAMP)
-	$(ROOT) env CI=$(CI) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(ROOT) env CI=$(CI) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Random work and faults for MINUTES, or CYCLES of them; everything is chosen by SEED.
 faults: packages $(STAMP)
@@ -44,7 +44,7 @@ planted-bugs: packages $(STAMP)
 coverage: packages $(STAMP)
 	$(ROOT) rm -rf .cache/coverage
 	mkdir -p .cache
-	$(ROOT) env CI=$(CI) $(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadfile
+	$(ROOT) env CI=$(CI) $(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	$(ROOT) $(BIN)/python -m coverage combine --quiet
 	$(ROOT) $(BIN)/python -m coverage report --show-missing --skip-covered
 	$(ROOT) $(BIN)/python -m tests.coverage_gate
