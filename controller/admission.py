@@ -6,8 +6,7 @@ Called by the cycle, once before each round of acting. What is remembered only s
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache, partial
-from zoneinfo import ZoneInfo
+from functools import cache
 
 from structlog.typing import FilteringBoundLogger
 
@@ -20,10 +19,17 @@ from controller.pulse import Pulse
 from vmkeep.contract.grouping import window_end
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
-from vmkeep.contract.plan import Schedule
 from vmkeep.service.metrics import Metrics
+from vmkeep.service.settings import ControllerSettings
 
 _BEFORE_SNAPSHOTTED = (Mode.INITIALIZE, Mode.INITIALIZED, Mode.SNAPSHOT, Mode.SNAPSHOTTING)
+
+
+def budgets_of(settings: ControllerSettings) -> dict[Mode, Budget]:
+    """The budgets the settings give, by the mode that asks."""
+    of = settings.budgets
+    kinds = {Mode.SNAPSHOT: of.snapshots, Mode.MERGE: of.merges, Mode.RETAIN: of.retains}
+    return {mode: Budget(one.overall, one.per_node, one.per_root) for mode, one in kinds.items()}
 
 
 @dataclass
@@ -59,7 +65,8 @@ class Admission:
         return down
 
     def _tell_late(self, view: View, places: Mapping[str, Place], allotted: Allotted, now: datetime) -> None:
-        end = cache(partial(_end, zone=self.places.zone, now=now))
+        zone = self.places.zone
+        end = cache(lambda window, schedule, planned: window_end(window, schedule, zone, planned, now))
         found = ((leaf, places.get(leaf.machine.casefold())) for leaf in view.leaves if _is_awaited(leaf, view.only))
         ends = ((leaf, end(place.window, place.schedule, leaf.planned)) for leaf, place in found if place)
         late = {key_of(leaf): leaf for leaf, until in ends if until and now > until}
@@ -67,8 +74,8 @@ class Admission:
             leaf, why = late[key], allotted.waiting.get(key, "")
             waits = f", because of this: {why}" if why else ""
             self.log.warning(
-                f"{leaf.machine}: the window of {leaf.timestamp} is over, and its snapshot is not made: the leaf stands "
-                f"at {leaf.raw_mode}{waits}; it goes on waiting"
+                f"{leaf.machine}: the window of {leaf.timestamp} is over, and its snapshot is not made: "
+                f"the leaf stands at {leaf.raw_mode}{waits}; it goes on waiting"
             )
         self._late = frozenset(late)
         self.metrics.waiting.set(len(allotted.waiting))
@@ -79,9 +86,3 @@ def _is_awaited(leaf: Leaf, only: frozenset[str] | None) -> bool:
     """Whether the snapshot of a leaf is still to be made, and is ours to see to."""
     is_ours = only is None or leaf.machine.casefold() in only
     return is_ours and leaf.mode in _BEFORE_SNAPSHOTTED and not leaf.is_failed
-
-
-def _end(
-    window: str, schedule: Schedule | None, planned: datetime, *, zone: ZoneInfo, now: datetime
-) -> datetime | None:
-    return window_end(window, schedule, zone, planned, now)

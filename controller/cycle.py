@@ -92,8 +92,8 @@ def read_view(catalogue: Catalogue) -> View:
 class Cycle:
     """What stays the same from cycle to cycle. `only` and `complete` as in View.
 
-    `refused` remembers claims the directory refused for good, by the leaf's key, until somebody writes that leaf. Without
-    `admission` everything that is due is done at once; without `verdicts` nothing is said of groups.
+    `refused` remembers claims the directory refused for good, by the leaf's key, until somebody writes that leaf.
+    Without `admission` all that is due is done at once; without `verdicts` nothing is said of groups.
     """
 
     catalogue: Catalogue

@@ -89,7 +89,7 @@ def _starting_order(member: Member) -> tuple[bool, int, str]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of a group on each of its leaves. `spread` in seconds, None where fewer than two instants are known."""
+    """What is said of a group on each of its leaves. `spread` in seconds, None where not two instants are known."""
 
     key: Key
     name: str
@@ -114,7 +114,7 @@ def is_to_be_judged(group: Group, bounds: Bounds) -> bool:
 
 
 def judge(key: Key, leaves: Collection[Leaf], expected: Iterable[str], bounds: Bounds) -> Verdict:
-    """What became of a group. `leaves` are all of its time, ended ones too; `expected` the machines that belong to it."""
+    """What became of a group. `leaves` are all of its time, ended ones too; `expected` are its machines by plan."""
     present = {leaf.machine.casefold() for leaf in leaves}
     missing = sorted(machine for machine in expected if machine.casefold() not in present)
     reasons = [
@@ -126,7 +126,7 @@ def judge(key: Key, leaves: Collection[Leaf], expected: Iterable[str], bounds: B
 
 
 def spread_of(leaves: Iterable[Leaf]) -> float | None:
-    """Seconds between the first and the last instant, by the clocks of the nodes; None where fewer than two are known."""
+    """Seconds from the first instant to the last, by the clocks of the nodes; None where not two are known."""
     instants = list(_instants(leaves))
     return (max(instants) - min(instants)).total_seconds() if len(instants) > 1 else None
 

@@ -1,7 +1,7 @@
 """Where machines in flight take up room, with whom, and until when: read from the plans, kept while they stay the same.
 
 Called by the admission. Where no budget is set and no plan names a group or a window, one small search is all that is
-read. Plans are read again when the directory has changed and some seconds have passed, or a leaf comes that is not known.
+read. Plans are read again when a leaf comes that is not known, and now and then when the directory has changed.
 """
 
 import time
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
 from controller.budgets import Piece
-from controller.groups import Key
+from controller.groups import NO_GROUP, Key
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.grouping import Grouping, grouping_of, key_of_group, value_of
 from vmkeep.contract.leaf import Leaf
@@ -32,7 +32,7 @@ class Place:
     """One machine: the room it takes, its part in a group, its window as the plan has it and its schedule."""
 
     piece: Piece
-    grouping: Grouping = Grouping()
+    grouping: Grouping = NO_GROUP
     window: str = ""
     schedule: Schedule | None = None
     is_left_out: bool = False
@@ -40,7 +40,7 @@ class Place:
 
 @dataclass
 class Places:
-    """`always` where budgets are set: then places are wanted whatever the plans name. `zone` is that of the schedules."""
+    """`always` where budgets are set: then places are wanted whatever plans name. `zone` is that of the schedules."""
 
     catalogue: Catalogue
     zone: ZoneInfo

@@ -33,8 +33,8 @@ class Leaf:
 
     `execution_times` are the raw values (`snapshot: 5.108`); `raw_mode` is kept beside `mode` because a claim must name
     the value exactly as it stands. `conflicts` is JSON; `entry` and `entry_before` are LDIF, of the machine's entry as
-    it is to be and as it was before a restore. `instant` is that of its snapshot, by the clock of its node; `group…` is what
-    the controller says of the machines it was to be saved with.
+    it is to be and as it was before a restore. `instant` is that of its snapshot, by its node's clock; `group…` is
+    what the controller says of the machines it was to be saved with.
     """
 
     dn: str
