@@ -41,6 +41,8 @@ def allot(steps: Sequence[Step], leaves: Sequence[Leaf], since: Mapping[str, dat
     """What to do now. `leaves` are all that stand, `since` when each was last written, by its DN."""
     groupings = {name: place.grouping for name, place in room.places.items()}
     groups = groups_of(leaves, groupings)
+    if not groups and not any(budget.limits_anything for budget in room.budgets.values()):
+        return Allotted(tuple(steps))
     asks: list[Step] = []
     waiting: dict[tuple[str, str], str] = {}
     for kind in KINDS:
@@ -91,7 +93,8 @@ class _Kind:
             due = {key_of(member.leaf) for member in group.next}
             own = [self._wanted[key_of(m.leaf)] for m in group.next if key_of(m.leaf) in self._wanted]
             later = [m.leaf for m in group.waiting if key_of(m.leaf) not in due]
-            self._held |= {key_of(leaf): f"others of group {key[0]} come first" for leaf in later}
+            why = "others of it come first" if due else "not all leaves of it are ready"
+            self._held |= {key_of(leaf): f"group {key[0]}: {why}" for leaf in later}
             if not own:
                 continue
             self._asked[name] = tuple(replace(action, group=self._name_of(action.leaf, key)) for action in own)

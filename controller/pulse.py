@@ -28,7 +28,7 @@ class Pulse:
     def down(
         self, leaves: Iterable[Leaf], changed: Mapping[str, datetime], nodes: Mapping[str, str], now: datetime
     ) -> frozenset[str]:
-        """The nodes that are down. `changed`: when leaves were written, by our own clock; `nodes`: where machines are."""
+        """The nodes that are down. `changed`: when leaves were written, by our clock; `nodes`: where machines are."""
         known = [
             (leaf, nodes.get(leaf.machine.casefold(), ""), now - changed[leaf.dn])
             for leaf in leaves
