@@ -160,10 +160,10 @@ class _Held:
 def _in_turn(wishes: Sequence[Wish], held: _Held) -> list[Wish]:
     """The wishes in the order in which they are looked at."""
     waited = sorted(wishes, key=lambda wish: (wish.slot, wish.since, wish.name))
-    had: Counter[tuple[str, str]] = Counter()
+    had: Counter[str] = Counter()
     turns: dict[str, int] = {}
     for wish in waited:
         nodes = {piece.node for piece in wish.pieces}
-        turns[wish.name] = min((held.turns_had(node) + had[wish.slot, node] for node in nodes), default=0)
-        had.update((wish.slot, node) for node in nodes)
+        turns[wish.name] = min((held.turns_had(node) + had[node] for node in nodes), default=0)
+        had.update(nodes)
     return sorted(waited, key=lambda wish: (wish.slot, turns[wish.name]))

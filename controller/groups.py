@@ -147,7 +147,8 @@ def _failure(leaf: Leaf, bounds: Bounds) -> str:
     if not is_of_a_backup(leaf):
         return ""  # it was a good backup once
     if _has_failed(leaf, bounds):
-        return f"failed in {leaf.raw_mode} (return value {leaf.return_value}, {meaning_of(leaf.return_value)})"
+        where = "" if leaf.mode is Mode.FINISHED else f" in {leaf.raw_mode}"
+        return f"failed{where} (return value {leaf.return_value}, {meaning_of(leaf.return_value)})"
     return "" if leaf.instant else "does not know its instant"
 
 
