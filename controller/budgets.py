@@ -77,12 +77,18 @@ def fit(wishes: Sequence[Wish], at_work: Iterable[AtWork], budget: Budget, down:
     """What to ask for now.
 
     The oldest slot first; within one the nodes take turns, where one with work at hand has had as many; on one node who
-    has waited longest. Nobody goes ahead of an older one to a place where that one waits. `down` are nodes that give no
-    sign of life: what they were asked for takes up nothing but their own room, and they are asked for one at a time.
+    has waited longest. Nobody goes ahead of an older one to a place where that one waits, and room of the oldest of all
+    is kept from younger slots: it could miss it for ever. `down` are nodes that give no sign of life: what they were
+    asked for takes up nothing but their own room, and they are asked for one at a time.
     """
     held = _Held(budget, down, at_work)
-    fitting, waiting = [], {}
+    fitting: list[str] = []
+    waiting: dict[str, str] = {}
+    oldest = min((wish for wish in wishes if not held.is_down(wish)), key=_age, default=None)
     for wish in _in_turn(wishes, held):
+        if oldest and oldest.name in waiting and wish.slot > oldest.slot:
+            held.keep_for(oldest)
+            oldest = None
         full = held.full_for(wish)
         if full:
             held.wait(full)
@@ -134,6 +140,21 @@ class _Held:
         is_alone = bool(group) and self._taken[place] == self._by_group[group, place]
         return place not in self._awaited and (is_alone or self._taken[place] + number <= limit)
 
+    def is_down(self, wish: Wish) -> bool:
+        """Whether nothing of it can go on."""
+        return all(piece.node in self.down for piece in wish.pieces)
+
+    def keep_for(self, wish: Wish) -> None:
+        """Keep room where there is some: what it waits for may come free when this is full again.
+
+        Not overall for a single machine: whatever comes free for it there comes free overall too.
+        """
+        full = self.full_for(wish)
+        for piece in wish.pieces:
+            for place in places_of(piece, self.down):
+                if place not in full and (wish.group or place != OVERALL):
+                    self._taken[place] += 1
+
     def take(self, wish: Wish) -> None:
         """It is asked for."""
         for piece in wish.pieces:
@@ -159,7 +180,7 @@ class _Held:
 
 def _in_turn(wishes: Sequence[Wish], held: _Held) -> list[Wish]:
     """The wishes in the order in which they are looked at."""
-    waited = sorted(wishes, key=lambda wish: (wish.slot, wish.since, wish.name))
+    waited = sorted(wishes, key=_age)
     had: Counter[str] = Counter()
     turns: dict[str, int] = {}
     for wish in waited:
@@ -167,3 +188,7 @@ def _in_turn(wishes: Sequence[Wish], held: _Held) -> list[Wish]:
         turns[wish.name] = min((held.turns_had(node) + had[node] for node in nodes), default=0)
         had.update(nodes)
     return sorted(waited, key=lambda wish: (wish.slot, turns[wish.name]))
+
+
+def _age(wish: Wish) -> tuple[str, datetime, str]:
+    return wish.slot, wish.since, wish.name

@@ -72,8 +72,8 @@ def test_who_waits_would_be_too_much_or_waits_behind_an_older_one_in_the_same_pl
     for wish in waiting:
         own = taken(wish.pieces)
         full = {place for place, number in own.items() if _is_too_much(held[place], number, budget.limit(place))}
-        behind = {place for other in waiting if other is not wish for place in own.keys() & taken(other.pieces).keys()}
-        assert full or behind
+        others = [other for other in waiting if other is not wish and other.slot <= wish.slot]
+        assert full or any(own.keys() & taken(other.pieces).keys() for other in others)
 
 
 def _is_too_much(held: int, more: int, limit: int | None) -> bool:
