@@ -312,6 +312,14 @@ def _status_notes() -> Iterator[str]:
             "or null",
         ),
         ("trouble", "text or null", "why the machine's plan cannot be read"),
+        ("late", "true or false", "whether the snapshot of a leaf in flight is not made although its window is over"),
+        ("group", "text or null", "the group that the last success was saved with"),
+        ("group_consistency", "text or null", "`consistent`, or `inconsistent:` and why; null where nobody judged"),
+        (
+            "group_spread_seconds",
+            "number or null",
+            "from the first instant of the group to the last, by the nodes' clocks",
+        ),
     ]
     yield from _table(("key", "type", "meaning"), [(f"`{key}`", kind, meaning) for key, kind, meaning in shape])
 
