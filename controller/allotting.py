@@ -93,7 +93,7 @@ class _Kind:
             due = {key_of(member.leaf) for member in group.next}
             own = [self._wanted[key_of(m.leaf)] for m in group.next if key_of(m.leaf) in self._wanted]
             later = [m.leaf for m in group.waiting if key_of(m.leaf) not in due]
-            why = "others of it come first" if due else "not all leaves of it are ready"
+            why = "others of it come first" if group.is_ready else "not all leaves of it are ready"
             self._held |= {key_of(leaf): f"group {key[0]}: {why}" for leaf in later}
             if not own:
                 continue

@@ -52,13 +52,18 @@ class Group:
         return tuple(member for member in self.members if member.is_in((Mode.INITIALIZED,)))
 
     @property
+    def is_ready(self) -> bool:
+        """Whether every leaf that came in may be asked."""
+        return not any(member.is_in(_NOT_READY) for member in self.members)
+
+    @property
     def next(self) -> tuple[Member, ...]:
         """Who is to be asked now: nobody while leaves are still to be ready, then by the order of stopping.
 
         The next number is asked once all of the lower ones are at work or beyond. Within one number who is to start
         first is asked first: no machine is kept standing still for the sake of an order.
         """
-        if any(member.is_in(_NOT_READY) for member in self.members):
+        if not self.is_ready:
             return ()
         places = [member.grouping.stop for member in self.members if member.is_in(_NOT_AT_WORK)]
         lowest = min((place for place in places if place is not None), default=None)

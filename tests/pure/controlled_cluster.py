@@ -15,6 +15,8 @@ from controller.decide import Bounds
 from controller.places import Places
 from controller.pulse import Pulse
 from controller.verdicts import Verdicts
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
 from vmkeep.contract.grouping import to_instant
 from vmkeep.contract.leaf import NOW, Leaf
 from vmkeep.contract.modes import Mode, at_work, done
@@ -36,6 +38,7 @@ class CountingStore(MemoryStore):
     def __init__(self, suffix: str) -> None:
         super().__init__(suffix)
         self.searches = 0
+        self.refuses_to_replace = False
         self.clock = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
     def search(
@@ -52,6 +55,12 @@ class CountingStore(MemoryStore):
     def add(self, dn: str, attributes: Attributes) -> bool:
         """As the store's, with the time."""
         return super().add(dn, {**attributes, "modifyTimestamp": (self._stamp(),)})
+
+    def replace(self, dn: str, changes: Attributes) -> bool:
+        """As the store's, unless it is told to refuse."""
+        if self.refuses_to_replace:
+            raise Refused(ReturnValue.CANNOT_CONNECT_TO_BACKEND, f"{dn}: no write access")
+        return super().replace(dn, changes)
 
     def _stamp(self) -> str:
         return f"{self.clock:%Y%m%d%H%M%S}Z"

@@ -88,6 +88,22 @@ def test_a_node_that_is_down_gives_the_room_back_and_takes_it_again_when_it_retu
     assert "n1 is heard of again, and counts" in cluster.lines()
 
 
+def test_what_the_controller_writes_for_a_node_that_is_down_is_no_sign_of_life() -> None:
+    cluster = ControlledCluster({Mode.SNAPSHOT: Budget(overall=1)})
+    for name in ("a", "b", "c"):
+        cluster.add_machine(name, "n2" if name == "c" else "n1", DEADLINE="1000")
+    cluster.add_leaves("a", "b", "c")
+    cluster.turn()
+    cluster.begin("a")
+    cluster.turn()
+    cluster.turn(900)
+    assert cluster.modes("b", "c") == ["initialized", "snapshot"]
+    cluster.turn(101)
+    assert cluster.leaf("a").return_value == 108
+    cluster.turn()
+    assert not [line for line in cluster.lines() if "is heard of again" in line]
+
+
 def test_an_agent_that_is_busy_with_another_machine_of_its_node_is_there() -> None:
     cluster = ControlledCluster({Mode.SNAPSHOT: Budget(overall=2)})
     cluster.add_machine("a")

@@ -119,6 +119,23 @@ def test_a_group_that_nobody_was_asked_of_yet_is_not_judged_by_those_who_were() 
     assert cluster.modes("a", "b") == ["snapshotted", "snapshot"]
 
 
+def test_leaves_that_may_not_be_written_to_are_told_once_and_hold_nobody_up() -> None:
+    cluster = shop("a", "b")
+    cluster.begin("a", "b")
+    cluster.end("a")
+    cluster.end("b", 47)
+    cluster.store.refuses_to_replace = True
+    cluster.turn()
+    said = [line for line in cluster.lines() if "cannot be told of its group" in line]
+    assert len(said) == 2
+    cluster.turn()  # which still sees the change of the turn before
+    cluster.turn()
+    again = len(cluster.lines())
+    cluster.turn()
+    assert len(cluster.lines()) == again
+    assert cluster.modes("a") == ["merge"]
+
+
 def test_a_restore_that_fails_says_nothing_of_the_group() -> None:
     cluster = shop("a", "b")
     cluster.begin("a", "b")
@@ -127,5 +144,11 @@ def test_a_restore_that_fails_says_nothing_of_the_group() -> None:
     cluster.turn()
     changes = {Attribute.MODE: ("restoring",), Attribute.STATE: ("20260101T130000Z",), Attribute.RETURN_VALUE: ("42",)}
     cluster.store.replace(TREE.leaf("b", SLOT), changes)
+    said = len(cluster.lines())
     cluster.turn()
-    assert judged(cluster, "a", "b") == [("consistent", "0.000")] * 2
+    assert len(cluster.lines()) == said
+    cluster.begin("a")
+    cluster.end("a", 11)
+    cluster.turn()
+    told = "inconsistent: a failed in merging (return value 11, cannot merge disk images)"
+    assert judged(cluster, "a", "b") == [(told, "0.000")] * 2
