@@ -74,7 +74,10 @@ class Places:
         if self.elapsed() - self._read_at < _FRESH:
             return False
         change_number = self._read_change_number()
-        return not change_number or change_number != self._change_number
+        if change_number and change_number == self._change_number:
+            self._read_at = self.elapsed()
+            return False
+        return True
 
     def _read(self) -> None:
         change_number = self._read_change_number()  # first: what changes meanwhile is read again
