@@ -24,7 +24,8 @@ ENTRIES = (Attribute.ENTRY, Attribute.ENTRY_BEFORE)
 class Action:
     """One claim: the leaf as read, and what it becomes. `message` and `attempts` None: as they are.
 
-    `removed` are attributes that go with it; `said` is what the log says instead of the move.
+    `removed` are attributes that go with it, `group` is noted on the leaf; `said` is what the log says instead of the
+    move.
     """
 
     leaf: Leaf
@@ -34,6 +35,7 @@ class Action:
     message: str | None = None
     attempts: int | None = None
     removed: tuple[Attribute, ...] = ()
+    group: str = ""
     said: str = ""
 
     @property
@@ -52,6 +54,7 @@ class Action:
             return_value=self.return_value,
             message=self.leaf.message if self.message is None else self.message,
             attempts=self.leaf.attempts if self.attempts is None else self.attempts,
+            group=self.group or self.leaf.group,
         )
         return _without(moved, self.removed)
 

@@ -11,13 +11,17 @@ from zoneinfo import ZoneInfo
 import typer
 from structlog.typing import FilteringBoundLogger
 
+from controller.admission import Admission, budgets_of
 from controller.check import check as check_directory
 from controller.cycle import NOT_ENDED, Cycle, bounds_of, read_view, utc_now
 from controller.lookout import Lookout, slots_of
+from controller.places import Places
+from controller.pulse import Pulse
 from controller.rehearsal import Rehearsal, comment
 from controller.report import ALL_FINISHED, NONE_FINISHED, exit_code, line, summary
 from controller.run import Choice, Fate, Started, choose, start
 from controller.schedule import Scheduler
+from controller.verdicts import Verdicts
 from controller.waiting import Run
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.directory.catalogue import Catalogue
@@ -160,7 +164,8 @@ def _waited(
     # Cron mails whatever is printed: the lines of the machines say it all, the log only what is odd.
     quiet = chosen.logs.model_copy(update={"level": "debug" if chosen.logs.level == "debug" else "warning"})
     log = logs.configure(quiet, PROGRAM.name)
-    cycle = Cycle(catalogue, bounds_of(chosen), log, only=started.machines, complete=complete)
+    cycle = _cycle(catalogue, chosen, log, Metrics())
+    cycle.only, cycle.complete = started.machines, complete
     waiting = Run(cycle, started, lambda outcome: print(line(outcome), flush=True), time.monotonic() + timeout)
     loop = Loop(waiting.turn, Pace(chosen.reconcile_seconds), log, bugs_allowed=3)
     waiting.when_over = loop.stop
@@ -177,7 +182,7 @@ def _serve(chosen: ControllerSettings) -> None:
     metrics = Metrics()
     metrics.listen(chosen.metrics)
     with opened(chosen.directory) as catalogue:
-        cycle = Cycle(catalogue, bounds_of(chosen), log, metrics)
+        cycle = _cycle(catalogue, chosen, log, metrics)
         scheduler = _scheduler(catalogue, chosen, log)
 
         def turn() -> float:
@@ -190,6 +195,15 @@ def _serve(chosen: ControllerSettings) -> None:
             log.info("at work", directory=chosen.directory.uri, watch=watcher.kind)
             loop.run()
         log.info("stopped")
+
+
+def _cycle(catalogue: Catalogue, chosen: ControllerSettings, log: FilteringBoundLogger, metrics: Metrics) -> Cycle:
+    bounds, budgets = bounds_of(chosen), budgets_of(chosen)
+    limited = any(budget.limits_anything for budget in budgets.values())
+    places = Places(catalogue, ZoneInfo(chosen.timezone), limited)
+    admission = Admission(places, budgets, Pulse(bounds.take_up), log, metrics)
+    verdicts = Verdicts(places, bounds, log, metrics)
+    return Cycle(catalogue, bounds, log, metrics, admission=admission, verdicts=verdicts)
 
 
 def _scheduler(catalogue: Catalogue, chosen: ControllerSettings, log: FilteringBoundLogger) -> Scheduler:

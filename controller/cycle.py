@@ -13,7 +13,9 @@ from structlog.typing import FilteringBoundLogger
 
 from controller import entries
 from controller.actions import Action, BringInLine, PutBack, Removal, Step
+from controller.admission import Admission
 from controller.decide import Bounds, View, asked_since, decide, is_over, key_of, next_look
+from controller.verdicts import Verdicts
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import NOW, Leaf
 from vmkeep.contract.modes import Kind, Mode, modes
@@ -52,6 +54,8 @@ _READ = (
     Attribute.ATTEMPTS,
     *_LEFT_BY_RESTORES,
     Attribute.RESTORE_DISK,
+    Attribute.GROUP,
+    Attribute.GROUP_CONSISTENCY,
     _CHANGED,
 )
 _GENERALIZED_TIME = re.compile(r"(\d{14})Z")
@@ -89,6 +93,7 @@ class Cycle:
     """What stays the same from cycle to cycle. `only` and `complete` as in View.
 
     `refused` remembers claims the directory refused for good, by the leaf's key, until somebody writes that leaf.
+    Without `admission` all that is due is done at once; without `verdicts` nothing is said of groups.
     """
 
     catalogue: Catalogue
@@ -100,6 +105,9 @@ class Cycle:
     clock: Callable[[], datetime] = utc_now
     elapsed: Callable[[], float] = time.monotonic
     refused: dict[tuple[str, str], tuple[Leaf, str]] = field(default_factory=dict)
+    admission: Admission | None = None
+    verdicts: Verdicts | None = None
+    _given_up: list[Leaf] = field(default_factory=list)
     _known_deadlines: dict[str, tuple[int, float]] = field(default_factory=dict)
     _seen: dict[str, tuple[tuple[Leaf, datetime], float]] = field(default_factory=dict)
     _first_seen: dict[str, float] = field(default_factory=dict)
@@ -111,8 +119,13 @@ class Cycle:
         self.refused = {key_of(leaf): self.refused[key_of(leaf)] for leaf in view.leaves if self._stays_refused(leaf)}
         leaves = tuple(leaf for leaf in view.leaves if key_of(leaf) not in self.refused)
         view = replace(view, leaves=leaves, nodes=self._nodes_if_needed(view), deadlines=self._deadlines(view))
-        while steps := decide(view, self.clock(), self.bounds):
+        if self.verdicts:
+            self.verdicts.tell(view.leaves, self.only)
+        while steps := self._due(view):
             view = self._act(view, steps)
+        if self.verdicts and self._given_up:
+            self.verdicts.tell_of(self._given_up, view.leaves)
+            self._given_up = []
         self.metrics.cycles.inc()
         self.metrics.show_modes(leaf.raw_mode for leaf in view.leaves)
         return view
@@ -126,6 +139,11 @@ class Cycle:
         now = self.clock()
         due = next_look(view, now, self.bounds)
         return None if due is None else max((due - now).total_seconds(), 0.0)
+
+    def _due(self, view: View) -> tuple[Step, ...]:
+        now = self.clock()
+        steps = decide(view, now, self.bounds)
+        return self.admission.admit(steps, view, now) if self.admission else steps
 
     def _act(self, view: View, steps: tuple[Step, ...]) -> View:
         outcomes = {step.leaf.dn: self._taken(step) for step in steps}
@@ -159,6 +177,8 @@ class Cycle:
             self.log.debug("claim lost", leaf=action.leaf.dn, mode=action.mode.value)
             return None
         self.log.info(action.sentence)
+        if action.return_value and action.leaf.group:
+            self._given_up.append(action.outcome)
         return None if is_over(action.outcome) else action.outcome
 
     def _remove(self, removal: Removal) -> None:
@@ -228,6 +248,8 @@ def _report(action: Action) -> Report:
     extra: dict[str, tuple[str, ...]] = {name.value: () for name in action.removed}
     if action.attempts is not None:
         extra[Attribute.ATTEMPTS.value] = (str(action.attempts),) if action.attempts else ()
+    if action.group:
+        extra[Attribute.GROUP.value] = (action.group,)
     return Report(action.state, action.return_value, action.message, extra)
 
 

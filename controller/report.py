@@ -7,6 +7,7 @@ from datetime import datetime
 
 from controller.run import Choice, Fate
 from vmkeep.contract.codes import meaning_of
+from vmkeep.contract.grouping import is_inconsistent
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp
 
@@ -96,4 +97,10 @@ def _figures(leaf: Leaf, begun: datetime | None) -> str:
         # A slot that is caught up began long after it was planned.
         since = max(leaf.planned, begun.replace(microsecond=0)) if begun else leaf.planned
         figures.append(f"duration {(from_timestamp(leaf.state) - since).total_seconds():.0f} s")
+    if leaf.group:
+        figures.append(f"group {leaf.group} {leaf.group_consistency or 'not judged'}{_spread(leaf)}")
     return "".join(f", {figure}" for figure in figures) + (f" ({leaf.message})" if leaf.message else "")
+
+
+def _spread(leaf: Leaf) -> str:
+    return f" within {leaf.group_spread} s" if leaf.group_spread and not is_inconsistent(leaf.group_consistency) else ""

@@ -150,15 +150,25 @@ def _settings() -> Iterator[str]:
         if rows:
             yield from _table(("key", "type", "default", "meaning"), rows)
         for name, section in sections:
-            yield f"\n`[{name}]`{' as below' if name == 'directory' else ''}\n"
-            if name != "directory":
-                yield from _table(("key", "type", "default", "meaning"), _fields(section)[0])
+            yield from _section_lines(name, section)
     yield "\n## The section `[directory]`\n\nThe same in all three files.\n"
     directory = settings.ConsoleSettings.model_fields["directory"].annotation
     yield from _table(("key", "type", "default", "meaning"), _fields(directory)[0])
     yield "\nThe least a controller needs:\n"
     yield '```toml\n[directory]\nuri = "ldaps://ldap.example.org"\nsuffix = "dc=example,dc=org"'
     yield 'bind_dn = "cn=controller,ou=administration,dc=example,dc=org"\npassword_file = "/etc/vmkeep/password"\n```'
+
+
+def _section_lines(name: str, section: Any) -> Iterator[str]:
+    if name == "directory":
+        yield "\n`[directory]` as below\n"
+        return
+    rows, parts = _fields(section)
+    if rows:
+        yield f"\n`[{name}]`\n"
+        yield from _table(("key", "type", "default", "meaning"), rows)
+    for part, below in parts:
+        yield from _section_lines(f"{name}.{part}", below)
 
 
 def _fields(model: Any) -> tuple[list[tuple[str, ...]], list[tuple[str, Any]]]:
@@ -302,6 +312,14 @@ def _status_notes() -> Iterator[str]:
             "or null",
         ),
         ("trouble", "text or null", "why the machine's plan cannot be read"),
+        ("late", "true or false", "whether the snapshot of a leaf in flight is not made although its window is over"),
+        ("group", "text or null", "the group that the last success was saved with"),
+        ("group_consistency", "text or null", "`consistent`, or `inconsistent:` and why; null where nobody judged"),
+        (
+            "group_spread_seconds",
+            "number or null",
+            "from the first instant of the group to the last, by the nodes' clocks",
+        ),
     ]
     yield from _table(("key", "type", "meaning"), [(f"`{key}`", kind, meaning) for key, kind, meaning in shape])
 

@@ -4,13 +4,14 @@ The journal keeps the result until this has gone through, so a directory that is
 workers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from structlog.typing import FilteringBoundLogger
 
-from nodeagent.journal import Journal, Outcome
+from nodeagent.journal import Fact, Journal, Outcome
 from vmkeep.contract.codes import ReturnValue, meaning_of
+from vmkeep.contract.grouping import to_instant
 from vmkeep.contract.leaf import Leaf, with_duration
 from vmkeep.contract.modes import Mode, asked, done
 from vmkeep.contract.names import Attribute
@@ -81,6 +82,7 @@ def _figures(leaf: Leaf, journal: Journal, outcome: Outcome) -> dict[str, Sequen
         figures[Attribute.SET_DIRECTORY] = (str(order.paths.backup),)
     if order.mode is Mode.SNAPSHOTTING:
         figures[Attribute.METHOD] = (order.method.value,)
+        figures[Attribute.INSTANT] = _instant(facts)
     if order.mode is Mode.UNRETAINING_SMALL_FILES:
         figures[Attribute.CONFLICTS] = (order.set.conflicts,)
         figures[Attribute.SET_DIRECTORY] = (order.set.set_directory,)
@@ -93,6 +95,12 @@ def _figures(leaf: Leaf, journal: Journal, outcome: Outcome) -> dict[str, Sequen
     )
     figures |= {attribute: (str(facts[fact]),) for attribute, fact in told if fact in facts}
     return figures | {Attribute.EXECUTION_TIME: times}
+
+
+def _instant(facts: Mapping[str, Fact]) -> tuple[str, ...]:
+    """When the machine stood as it was saved; none where the agent was killed and does not know."""
+    found = facts.get("instant", facts.get("down_at"))
+    return () if found is None else (to_instant(datetime.fromtimestamp(float(found), UTC)),)
 
 
 def _said(mode: Mode, outcome: Outcome) -> str:

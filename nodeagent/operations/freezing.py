@@ -61,7 +61,7 @@ class Freezing:
         for disk in self._order.disks:
             write_back(self._host, self._order, disk)
         self._host.hypervisor.freeze(self._order.machine, self._overlays, str(place))
-        return {"state_path": str(place), "consistency": "state"}
+        return {"state_path": str(place), "consistency": "state", **self._now()}
 
     def _freeze_disks(self, *, can_answer: bool) -> Facts:
         name, hypervisor = self._order.machine, self._host.hypervisor
@@ -72,7 +72,11 @@ class Freezing:
                 if is_connected:
                     return self._freeze_quiesced()
         hypervisor.freeze(name, self._overlays, None)
-        return {"consistency": "crash"}
+        return {"consistency": "crash", **self._now()}
+
+    def _now(self) -> Facts:
+        """libvirt's call ends with the instant; of one that ended without us the instant is not known."""
+        return {"instant": self._host.wall_clock()}
 
     def _freeze_quiesced(self) -> Facts:
         name, hypervisor = self._order.machine, self._host.hypervisor
@@ -82,8 +86,9 @@ class Freezing:
             go_on = "" if self._thaw() else f"; whether they go on is not known, see to it with: virsh domfsthaw {name}"
             if not self._is_frozen(self._look()):
                 hypervisor.freeze(name, self._overlays, None)
-            return {"consistency": "crash", "warning": f"the guest's filesystems could not be frozen: {why}{go_on}"}
-        return {"consistency": "quiesced"}
+            told = f"the guest's filesystems could not be frozen: {why}{go_on}"
+            return {"consistency": "crash", "warning": told, **self._now()}
+        return {"consistency": "quiesced", **self._now()}
 
     def frozen(self, _facts: Facts) -> Facts | None:
         """Whether the instant that began came about. Whether the guest was quiesced then, nobody knows any more."""

@@ -70,7 +70,7 @@ class Swapping:
                 if not self._is_swapped(images, disk):
                     self._swap_one(images, retain, disk)
         self._refuse_if_started_meanwhile()
-        return NO_FACTS
+        return NO_FACTS if self._order.power is not Power.OFF else {"instant": self._host.wall_clock()}
 
     def _swap_one(self, images: Folder, retain: Folder, disk: OrderDisk) -> None:
         name = PurePosixPath(disk.path).name

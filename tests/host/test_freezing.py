@@ -129,8 +129,17 @@ def froze(order: Order, host: Host) -> Facts:
 
 
 def test_a_guest_that_freezes_its_filesystems_is_called_quiesced(order: Order, host: Host, qemu: Qemu) -> None:
-    assert froze(order, host) == {"consistency": "quiesced"}
+    assert froze(order, host)["consistency"] == "quiesced"
     assert qemu.said == ["quiesce"]
+
+
+@pytest.mark.parametrize(("method", "refusing"), [(Method.LIVE, {}), (Method.DISK, {}), (Method.DISK, {"quiesce": 1})])
+def test_the_instant_is_the_end_of_libvirts_call(
+    order: Order, host: Host, qemu: Qemu, method: Method, refusing: dict[str, int]
+) -> None:
+    qemu.refusing = refusing
+    facts = froze(order.model_copy(update={"method": method}), replace(host, wall_clock=lambda: float(len(qemu.said))))
+    assert facts["instant"] == len(qemu.said) > 0
 
 
 def test_one_that_does_not_is_thawed_and_frozen_without(order: Order, host: Host, qemu: Qemu) -> None:
@@ -150,7 +159,7 @@ def test_where_nobody_thaws_a_person_is_told_how(order: Order, host: Host, qemu:
 
 def test_a_paused_guest_answers_nothing_and_is_not_asked(order: Order, host: Host, qemu: Qemu) -> None:
     qemu.power = Power.PAUSED
-    assert froze(order, host) == {"consistency": "crash"}
+    assert froze(order, host)["consistency"] == "crash"
     assert qemu.said == ["freeze"]
 
 

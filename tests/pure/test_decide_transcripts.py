@@ -5,12 +5,15 @@ A file holds commands and, below each `decide`, the answer up to an empty line. 
     # a remark
     bounds <deadline> <take-up> <attempts> <back-off>     seconds; otherwise 600 300 3 60
     leaf <machine> <timestamp> <mode> <state> [rv=N] [attempts=N] [message=a_text] [date=YYYYMMDD] [changed=TIME]
-         [conflicts=x] [entry=x] [before=x] [disk=vda] [from=machine] [keep-old=x]
+         [group=a_name] [conflicts=x] [entry=x] [before=x] [disk=vda] [from=machine] [keep-old=x]
     node <machine> <node>                                 where a machine is
     deadline <machine> <seconds>                          of its plan
     gone <machine>                                        its leaves are no longer there
     complete <timestamp>                                  the leaves of that run are all there
     only <machine> …                                      act on these alone
+    place <machine> <node> <root> [group=a_name] [stop=N] [start=N]    what its plan says; nothing: every step is taken
+    budget <mode that asks> [overall=N] [per_node=N] [per_root=N]
+    down <node> …                                         nodes that give no sign of life; none: all do
     decide <time>                                         answers the claims, and when to look again
     apply <time>                                          as decide; the claims are won, the removals made
 
@@ -24,8 +27,13 @@ from pathlib import Path
 import pytest
 
 from controller.actions import Action, Removal, Step
+from controller.allotting import Room, allot
+from controller.budgets import Budget, Piece
 from controller.decide import Bounds, View, decide, next_look
+from controller.places import Place
+from vmkeep.contract.grouping import Grouping
 from vmkeep.contract.leaf import Leaf, Wishes
+from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Tree
 from vmkeep.contract.timestamps import from_timestamp, to_timestamp
 
@@ -48,6 +56,7 @@ class Scene:
     def __init__(self) -> None:
         self._bounds = _bounds("600", "300", "3", "60")
         self._view = View(())
+        self._room = Room({}, {})
 
     def play(self, text: str) -> list[str]:
         """The commands again, with fresh answers."""
@@ -83,6 +92,8 @@ class Scene:
                 self._view = replace(self._view, deadlines=deadlines)
             case "complete":
                 self._view = replace(self._view, complete=frozenset(words))
+            case "place" | "budget" | "down":
+                self._room = _with_room(self._room, command, words)
             case "only":
                 self._view = replace(self._view, only=frozenset(words) or None)
             case _:
@@ -100,6 +111,7 @@ class Scene:
             attempts=int(values.get("attempts", 0)),
             message=values.get("message", "").replace("_", " "),
             execution_date=int(values.get("date", 0)),
+            group=values.get("group", "").replace("_", " "),
             conflicts=values.get("conflicts", ""),
             entry=values.get("entry", ""),
             entry_before=values.get("before", ""),
@@ -116,8 +128,10 @@ class Scene:
         self._view = replace(self._view, leaves=(*others, leaf), changed=changed)
 
     def _decide(self, command: str, now: datetime) -> list[str]:
-        steps = decide(self._view, now, self._bounds)
+        allotted = allot(decide(self._view, now, self._bounds), self._view.leaves, self._view.changed, self._room)
+        steps = allotted.steps
         lines = [_told(step) for step in steps]
+        lines += [f"  {machine} waits: {why}" for (machine, _), why in sorted(allotted.waiting.items())]
         due = next_look(self._view, now, self._bounds)
         if due is not None:
             lines.append(f"  look again at {to_timestamp(due)}")
@@ -143,9 +157,27 @@ def _told(action: Step) -> str:
         parts.append(f"attempts {action.attempts}")
     if action.message is not None:
         parts.append(f"message {action.message!r}")
+    if action.group:
+        parts.append(f"group {action.group!r}")
     if action.removed:
         parts.append(f"without {' '.join(action.removed)}")
     return ", ".join(parts)
+
+
+def _with_room(room: Room, command: str, words: list[str]) -> Room:
+    match command:
+        case "place":
+            return replace(room, places={**room.places, words[0]: _place(*words)})
+        case "budget":
+            limits = {name: int(number) for name, number in (word.split("=") for word in words[1:])}
+            return replace(room, budgets={**room.budgets, Mode(words[0]): Budget(**limits)})
+    return replace(room, down=frozenset(words))
+
+
+def _place(machine: str, node: str, root: str, *more: str) -> Place:
+    values = dict(word.split("=", 1) for word in more)
+    stop, start = (int(values[name]) if name in values else None for name in ("stop", "start"))
+    return Place(Piece(machine, node, root), Grouping(values.get("group", "").replace("_", " "), stop, start))
 
 
 def _bounds(deadline: str, take_up: str, attempts: str, back_off: str) -> Bounds:

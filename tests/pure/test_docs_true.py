@@ -17,7 +17,7 @@ from lab.__main__ import _parser as lab_parser
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.names import OIDS
 from vmkeep.directory.settings import DirectorySettings
-from vmkeep.service.settings import ControllerSettings, NodeAgentSettings
+from vmkeep.service.settings import BudgetsSettings, ControllerSettings, NodeAgentSettings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -157,6 +157,8 @@ def test_sample_settings_are_accepted() -> None:
                 seen.add(NodeAgentSettings.model_validate(values).__class__)
             elif "directory" in values:
                 seen.add(ControllerSettings.model_validate(values).__class__)
+            elif "budgets" in values:
+                BudgetsSettings.model_validate(values["budgets"])
             elif page.parent.name == "how-to":
                 assert set(values) <= set(DirectorySettings.model_fields)
     assert seen == {NodeAgentSettings, ControllerSettings}

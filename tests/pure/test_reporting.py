@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import structlog
 
-from nodeagent.journal import Journal, Journals, Outcome
+from nodeagent.journal import Fact, Journal, Journals, Outcome
 from nodeagent.reporting import report
 from tests.orders import order_in
 from vmkeep.contract.errors import TryLater
@@ -75,3 +75,23 @@ def test_the_result_of_a_leaf_that_somebody_moved_changes_nothing(
     assert not told(store, journal, leaf(store))
     assert store.read(DN) == before
     assert not journal.path.exists(), "nobody else will ever ask for it"
+
+
+@pytest.mark.parametrize(
+    ("facts", "instant"),
+    [
+        ({"down_at": 1767225600.25, "downtime": 1.5}, ["20260101T000000.250000Z"]),
+        ({"down_at": 1.0, "instant": 1767225601.5}, ["20260101T000001.500000Z"]),
+        ({}, []),
+    ],
+)
+def test_a_snapshot_tells_its_instant_where_it_is_known(
+    store: MemoryStore, tmp_path: Path, facts: dict[str, Fact], instant: list[str]
+) -> None:
+    order = order_in(tmp_path, Mode.SNAPSHOTTING).model_copy(update={"leaf_dn": DN})
+    journal = Journals(tmp_path / "journal").create(order)
+    journal.ended("save", facts)
+    journal.result(Outcome(0, "", 1.0))
+    store.replace(DN, {Attribute.MODE: ("snapshotting",)})
+    assert told(store, journal, leaf(store))
+    assert [one for one in (leaf(store).instant,) if one] == instant

@@ -19,6 +19,7 @@ from lab.services import script
 from lab.slapd import Identity, Slapd
 from lab.waiting import until
 from vmkeep.contract.errors import TryLater
+from vmkeep.contract.grouping import to_instant
 from vmkeep.contract.leaf import NOW, Leaf, with_duration
 from vmkeep.contract.modes import Mode, at_work, done
 from vmkeep.contract.names import Attribute, Tree
@@ -104,6 +105,8 @@ class Peer:
         if mode is Mode.SNAPSHOT:
             durations = with_duration(durations, "downtime", 0.25)
         extra: dict[str, Sequence[str]] = {Attribute.EXECUTION_TIME: durations}
+        if mode is Mode.SNAPSHOT:
+            extra[Attribute.INSTANT] = (to_instant(datetime.now(UTC)),)
         if mode is Mode.UNRETAIN_SMALL_FILES:
             extra[Attribute.CONFLICTS] = ("[]",)
         if mode is Mode.UNRETAIN_LARGE_FILES and leaf.machine in self._play.saved:

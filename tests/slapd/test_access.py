@@ -61,6 +61,10 @@ set     leaf         vmkeepBytesTotal=1                         yes    yes      
 set     leaf         vmkeepPercent=1                            yes    yes      yes    -      -        -
 set     leaf         vmkeepConsistency=crash                    yes    yes      yes    -      -        -
 set     leaf         vmkeepSize=1                               yes    yes      yes    -      -        -
+set     leaf         vmkeepInstant=20260101T030000.5Z           yes    yes      yes    -      -        -
+set     leaf         vmkeepGroup=shop                           yes    yes      -      -      -        -
+set     leaf         vmkeepGroupSpread=0.5                      yes    yes      -      -      -        -
+set     leaf         vmkeepGroupConsistency=consistent          yes    yes      -      -      -        -
 set     leaf         vmkeepSetDirectory=/var/x                  yes    yes      yes    -      -        -
 set     leaf         vmkeepManifestDigest=abc                   yes    yes      yes    -      -        -
 set     leaf         vmkeepConflicts=[]                         yes    yes      yes    -      -        -
@@ -365,6 +369,8 @@ NOT_THE_NODES = {
     Attribute.BANDWIDTH_COPY,
     Attribute.FREEZE_SECONDS,
     Attribute.DEADLINE,
+    *(Attribute.GROUP, Attribute.WINDOW),
+    *(Attribute.GROUP_SPREAD, Attribute.GROUP_CONSISTENCY),  # the controller's
 }
 
 

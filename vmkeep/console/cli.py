@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.console import Console
@@ -44,8 +45,9 @@ def status(
 ) -> None:
     """Show last success, age, size, downtime, what is running and what failed. Exit 0, or 3 when a machine failed."""
     with catalogue_of(context, settings_file) as catalogue:
+        zone = ZoneInfo(PROGRAM.settings(context, settings_file).timezone)
         reading = read_all(catalogue) if machine is None else _one(catalogue, machine)
-        found = statuses(reading.machines, reading.leaves, datetime.now(UTC))
+        found = statuses(reading.machines, reading.leaves, datetime.now(UTC), zone)
         _print_json(found) if as_json else _print_table(found)
         raise typer.Exit(SOME_FAILED if any(one.standing is Standing.FAILED for one in found) else 0)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from vmkeep.contract.grouping import place_in_order
 from vmkeep.contract.names import Attribute
 from vmkeep.contract.plan import Plan
 
@@ -46,6 +47,10 @@ def _values(plan: Plan) -> list[tuple[Attribute, str]]:
         (Attribute.BANDWIDTH_COPY, f"{plan.bandwidth_copy} MiB/s" if plan.bandwidth_copy else "unlimited"),
         (Attribute.FREEZE_SECONDS, f"{plan.freeze_seconds} s"),
         (Attribute.DEADLINE, f"{plan.deadline} s"),
+        (Attribute.GROUP, plan.group or _NOT_SET),
+        (Attribute.SEQUENCE_STOP, _number(plan.sequence_stop)),
+        (Attribute.SEQUENCE_START, _number(plan.sequence_start)),
+        (Attribute.WINDOW, f"{plan.window} s" if plan.window else "until its next time"),
         (Attribute.CRON_MINUTE, schedule.minute if schedule else _NOT_SET),
         (Attribute.CRON_HOUR, schedule.hour if schedule else _NOT_SET),
         (Attribute.CRON_DAY, schedule.day if schedule else _NOT_SET),
@@ -53,6 +58,12 @@ def _values(plan: Plan) -> list[tuple[Attribute, str]]:
         (Attribute.CRON_DAY_OF_WEEK, schedule.day_of_week if schedule else _NOT_SET),
         (Attribute.CRON_ACTIVE, str(bool(schedule and schedule.active)).upper()),
     ]
+
+
+def _number(text: str | None) -> str:
+    if text is None:
+        return _NOT_SET
+    return text if place_in_order(text) is not None else f"{text} (no whole number: does not count)"
 
 
 def _octal(mode: int | None) -> str:

@@ -20,8 +20,16 @@ _LEAF_ATTRIBUTES = (
     Attribute.SIZE,
     Attribute.MANIFEST_DIGEST,
     Attribute.RESTORE_FROM,
+    Attribute.GROUP,
+    Attribute.GROUP_SPREAD,
+    Attribute.GROUP_CONSISTENCY,
 )
-_READ = ("objectClass", "ou", Attribute.EXCLUDE, *_LEAF_ATTRIBUTES)
+_WINDOW_ATTRIBUTES = (
+    *(Attribute.WINDOW, Attribute.CRON_ACTIVE),
+    *(Attribute.CRON_MINUTE, Attribute.CRON_HOUR),
+    *(Attribute.CRON_DAY, Attribute.CRON_MONTH, Attribute.CRON_DAY_OF_WEEK),
+)
+_READ = ("objectClass", "ou", Attribute.EXCLUDE, *_WINDOW_ATTRIBUTES, *_LEAF_ATTRIBUTES)
 
 
 @dataclass(frozen=True)

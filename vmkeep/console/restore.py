@@ -16,6 +16,7 @@ from vmkeep.console.restoring import Step, failure, is_touched, refuse_while_old
 from vmkeep.console.terminal import Answer, Terminal
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
+from vmkeep.contract.grouping import is_inconsistent
 from vmkeep.contract.leaf import NOW, Leaf, Wishes
 from vmkeep.contract.modes import ROWS, Kind, Mode
 from vmkeep.contract.names import Attribute
@@ -46,6 +47,11 @@ def restore(catalogue: Catalogue, leaf: Leaf, asked: Asked, terminal: Terminal) 
     if leaf.is_in_restore and not asked.is_begun:
         _check_same(leaf, asked)
         terminal.say(f"{leaf.machine}: going on with the restore of {leaf.timestamp}, which stands at {leaf.raw_mode}")
+    if is_inconsistent(leaf.group_consistency):
+        terminal.say(
+            f"{leaf.machine}: {leaf.timestamp} is whole, and not one instant with its group {leaf.group}: "
+            f"{leaf.group_consistency}"
+        )
     run = Restore(catalogue, leaf, asked, terminal)
     try:
         with Following(catalogue, leaf, asked.seconds) as following:

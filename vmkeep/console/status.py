@@ -1,18 +1,27 @@
 """How the backups of all machines stand: pure, from machines and leaves as read. Shown as a table or as JSON."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from zoneinfo import ZoneInfo
 
 from vmkeep.console.restoring import never_was_good
 from vmkeep.contract.codes import meaning_of
 from vmkeep.contract.errors import Refused
+from vmkeep.contract.grouping import is_inconsistent, value_of, window_end
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
+from vmkeep.contract.names import Attribute
 from vmkeep.contract.plan import is_excluded
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
+from vmkeep.contract.timetable import timetable
 from vmkeep.directory.survey import Surveyed
+
+_UTC = ZoneInfo("UTC")
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
+_BEFORE_SNAPSHOTTED = (Mode.INITIALIZE, Mode.INITIALIZED, Mode.SNAPSHOT, Mode.SNAPSHOTTING)
 
 
 class Standing(StrEnum):
@@ -40,18 +49,24 @@ class Status:
     running: Leaf | None = None
     failed: Leaf | None = None
     trouble: str = ""
+    group: str = ""
+    group_spread: str = ""
+    group_consistency: str = ""
+    is_late: bool = False
 
 
-def statuses(surveyed: Iterable[Surveyed], leaves: Iterable[Leaf], now: datetime) -> list[Status]:
-    """Every machine, by name."""
+def statuses(
+    surveyed: Iterable[Surveyed], leaves: Iterable[Leaf], now: datetime, zone: ZoneInfo = _UTC
+) -> list[Status]:
+    """Every machine, by name. `zone` is that of the cron fields."""
     by_machine: dict[str, list[Leaf]] = {}
     for leaf in leaves:
         by_machine.setdefault(leaf.machine.casefold(), []).append(leaf)
-    found = (status_of(one, by_machine.get(one.machine.name.casefold(), []), now) for one in surveyed)
+    found = (status_of(one, by_machine.get(one.machine.name.casefold(), []), now, zone) for one in surveyed)
     return sorted(found, key=lambda status: status.machine)
 
 
-def status_of(surveyed: Surveyed, leaves: Sequence[Leaf], now: datetime) -> Status:
+def status_of(surveyed: Surveyed, leaves: Sequence[Leaf], now: datetime, zone: ZoneInfo = _UTC) -> Status:
     """One machine, from its leaves."""
     ordered = sorted(leaves, key=lambda leaf: leaf.timestamp)
     good = next((leaf for leaf in reversed(ordered) if _is_backup(leaf)), None)
@@ -69,6 +84,10 @@ def status_of(surveyed: Surveyed, leaves: Sequence[Leaf], now: datetime) -> Stat
         running=running,
         failed=failed,
         trouble=trouble,
+        group=good.group if good else "",
+        group_spread=good.group_spread if good else "",
+        group_consistency=good.group_consistency if good else "",
+        is_late=running is not None and _is_late(surveyed, running, now, zone),
     )
 
 
@@ -85,7 +104,18 @@ def to_json(status: Status) -> dict[str, object]:
         "running": _running_json(status.running),
         "failed": _failed_json(status.failed),
         "trouble": status.trouble or None,
+        "late": status.is_late,
+        "group": status.group or None,
+        "group_consistency": status.group_consistency or None,
+        "group_spread_seconds": float(status.group_spread) if _SECONDS.fullmatch(status.group_spread) else None,
     }
+
+
+def of_its_group(status: Status) -> str:
+    """What the last success is not, "" where it is one instant with its group or has none."""
+    if not is_inconsistent(status.group_consistency):
+        return ""
+    return f"{status.last_success} is not one instant with group {status.group}: {status.group_consistency}"
 
 
 def why_failed(leaf: Leaf) -> str:
@@ -118,6 +148,15 @@ def _is_backup(leaf: Leaf) -> bool:
 def _is_told(leaf: Leaf, good: Leaf | None) -> bool:
     """A failed restore waits for a person; a failed backup that a newer good one has made up for is history."""
     return leaf.is_in_restore or good is None or leaf.timestamp > good.timestamp
+
+
+def _is_late(surveyed: Surveyed, leaf: Leaf, now: datetime, zone: ZoneInfo) -> bool:
+    """Whether its snapshot is still to be made although its window is over."""
+    if leaf.mode not in _BEFORE_SNAPSHOTTED:
+        return False
+    schedule = timetable(surveyed.machine, surveyed.sources).schedule
+    end = window_end(value_of(Attribute.WINDOW, surveyed.sources), schedule, zone, leaf.planned, now)
+    return end is not None and now > end
 
 
 def _exclusion(surveyed: Surveyed) -> tuple[bool, str]:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from vmkeep.console.effective import Setting
 from vmkeep.console.sets import BackupSet
-from vmkeep.console.status import Standing, Status, what_runs, why_failed
+from vmkeep.console.status import Standing, Status, of_its_group, what_runs, why_failed
 
 _STYLES = {
     Standing.OK: "green",
@@ -122,9 +122,11 @@ def _aligned(row: Sequence[str], widths: Sequence[int], figures: Sequence[int]) 
 def _remarks(status: Status) -> str:
     remarks = []
     if status.running:
-        remarks.append(what_runs(status.running))
+        remarks.append(what_runs(status.running) + (", though its window is over" if status.is_late else ""))
     if status.failed:
         remarks.append(why_failed(status.failed))
+    if broken := of_its_group(status):
+        remarks.append(broken)
     if status.trouble:
         remarks.append(status.trouble)
     return "; ".join(remarks)

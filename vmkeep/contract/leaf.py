@@ -33,7 +33,8 @@ class Leaf:
 
     `execution_times` are the raw values (`snapshot: 5.108`); `raw_mode` is kept beside `mode` because a claim must name
     the value exactly as it stands. `conflicts` is JSON; `entry` and `entry_before` are LDIF, of the machine's entry as
-    it is to be and as it was before a restore.
+    it is to be and as it was before a restore. `instant` is that of its snapshot, by its node's clock; `group…` is
+    what the controller says of the machines it was to be saved with.
     """
 
     dn: str
@@ -58,6 +59,10 @@ class Leaf:
     entry_before: str = ""
     wishes: Wishes = Wishes()
     has_leaf_class: bool = False
+    instant: str = ""
+    group: str = ""
+    group_spread: str = ""
+    group_consistency: str = ""
 
     @property
     def mode(self) -> Mode | None:

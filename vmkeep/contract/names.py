@@ -78,6 +78,11 @@ class Attribute(StrEnum):
     BANDWIDTH_COPY = "vmkeepBandwidthCopy"
     FREEZE_SECONDS = "vmkeepFreezeSeconds"
     DEADLINE = "vmkeepDeadline"
+    GROUP = "vmkeepGroup"
+    WINDOW = "vmkeepWindow"
+    INSTANT = "vmkeepInstant"
+    GROUP_SPREAD = "vmkeepGroupSpread"
+    GROUP_CONSISTENCY = "vmkeepGroupConsistency"
 
 
 class ObjectClass(StrEnum):
@@ -119,6 +124,11 @@ OIDS: dict[str, str] = {
     Attribute.BANDWIDTH_COPY: f"{VMKEEP_ARC}.1.21",
     Attribute.FREEZE_SECONDS: f"{VMKEEP_ARC}.1.22",
     Attribute.DEADLINE: f"{VMKEEP_ARC}.1.23",
+    Attribute.GROUP: f"{VMKEEP_ARC}.1.40",
+    Attribute.WINDOW: f"{VMKEEP_ARC}.1.41",
+    Attribute.INSTANT: f"{VMKEEP_ARC}.1.42",
+    Attribute.GROUP_SPREAD: f"{VMKEEP_ARC}.1.43",
+    Attribute.GROUP_CONSISTENCY: f"{VMKEEP_ARC}.1.44",
     ObjectClass.LEAF: f"{VMKEEP_ARC}.2.1",
     ObjectClass.PLAN: f"{VMKEEP_ARC}.2.2",
 }

@@ -54,7 +54,7 @@ class Plan:
     """What to do with one machine. Paths absolute, bandwidths in MiB/s (0: unlimited), permissions as octal modes.
 
     `overlay_limit` in MiB, 0 for whatever can be written back again. `deadline`: seconds that a step may stand without
-    a sign of life.
+    a sign of life. `window`: seconds after the planned time until a snapshot is to be made.
     """
 
     backup_root: str
@@ -76,6 +76,10 @@ class Plan:
     freeze_seconds: int
     deadline: int
     schedule: Schedule | None
+    group: str | None
+    sequence_stop: str | None
+    sequence_start: str | None
+    window: int | None
     origins: Mapping[str, str]
 
 
@@ -129,6 +133,10 @@ def resolve(machine: str, sources: Sequence[Source]) -> Plan:
         freeze_seconds=read.optional(Attribute.FREEZE_SECONDS, _positive) or _FREEZE_SECONDS,
         deadline=read.optional(Attribute.DEADLINE, _positive) or _DEADLINE,
         schedule=_schedule(read),
+        group=read.optional(Attribute.GROUP, str),
+        sequence_stop=read.optional(Attribute.SEQUENCE_STOP, str),
+        sequence_start=read.optional(Attribute.SEQUENCE_START, str),
+        window=read.optional(Attribute.WINDOW, _positive),
         origins=read.finish(),
     )
 

@@ -203,6 +203,10 @@ def leaf_of(entry: Entry) -> Leaf | None:
         entry_before=entry.first(Attribute.ENTRY_BEFORE) or "",
         wishes=_wishes(entry),
         has_leaf_class=entry.has_class(ObjectClass.LEAF),
+        instant=entry.first(Attribute.INSTANT) or "",
+        group=entry.first(Attribute.GROUP) or "",
+        group_spread=entry.first(Attribute.GROUP_SPREAD) or "",
+        group_consistency=entry.first(Attribute.GROUP_CONSISTENCY) or "",
     )
 
 

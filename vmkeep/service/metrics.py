@@ -26,6 +26,10 @@ class Metrics:
     steps: Histogram = field(init=False)
     failures: Counter = field(init=False)
     silent: Gauge = field(init=False)
+    waiting: Gauge = field(init=False)
+    late: Gauge = field(init=False)
+    spread: Gauge = field(init=False)
+    broken_groups: Counter = field(init=False)
 
     def __post_init__(self) -> None:
         """Register everything once."""
@@ -38,6 +42,14 @@ class Metrics:
             ),
             "failures": Counter(
                 "vmkeep_failures", "Failed steps by return value", ["step", "return_value"], registry=self.registry
+            ),
+            "waiting": Gauge("vmkeep_waiting", "Leaves that wait for room or for their group", registry=self.registry),
+            "late": Gauge("vmkeep_late", "Leaves whose window is over without a snapshot", registry=self.registry),
+            "spread": Gauge(
+                "vmkeep_group_spread_seconds", "Spread of a group's newest instants", ["group"], registry=self.registry
+            ),
+            "broken_groups": Counter(
+                "vmkeep_broken_groups", "Groups that are not one instant", ["group"], registry=self.registry
             ),
             "silent": Gauge("vmkeep_silent_work", "Work that shows no progress for long", registry=self.registry),
         }

@@ -83,6 +83,24 @@ class MetricsSettings(Section):
     )
 
 
+class BudgetSettings(Section):
+    """How much of one kind of work at once, all nodes together; what is not set is not limited."""
+
+    overall: PositiveInt | None = Field(default=None, description="in the whole cluster")
+    per_node: PositiveInt | None = Field(default=None, description="on one node")
+    per_root: PositiveInt | None = Field(
+        default=None, description="into one backup root, by what the plans have in sstBackupRootDirectory"
+    )
+
+
+class BudgetsSettings(Section):
+    """Limits of what the controller asks for."""
+
+    snapshots: BudgetSettings = Field(default=BudgetSettings(), description="snapshots at once")
+    merges: BudgetSettings = Field(default=BudgetSettings(), description="merges at once")
+    retains: BudgetSettings = Field(default=BudgetSettings(), description="retains at once")
+
+
 class ControllerSettings(Section):
     """Settings of vmkeep-controller."""
 
@@ -108,6 +126,7 @@ class ControllerSettings(Section):
     reconcile_seconds: PositiveFloat = Field(
         default=30, description="a fresh look at everything at least this often, whatever the watch noticed"
     )
+    budgets: BudgetsSettings = Field(default=BudgetsSettings(), description="how much at once")
     logs: LogSettings = Field(default=LogSettings(), description="the log")
     metrics: MetricsSettings = Field(default=MetricsSettings(), description="counters")
 

@@ -1,0 +1,132 @@
+"""Twelve guests on three nodes, four of them one group: what the directory recorded, and what the guests saw of it."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from lab import services
+from lab.cluster import Lab, LabOptions
+from lab.machines import Machine, MachineSpec
+from lab.slapd import SlapdOptions
+from lab.ticks import Follower
+from tests.cluster import sets
+from tests.cluster.conftest import end
+from tests.cluster.plain import Plain
+from tests.cluster.test_methods import with_method
+from tests.concurrency import most_at_once, moves
+from tests.conftest import ClusterFactory
+from vmkeep.contract.grouping import from_instant
+
+BUDGETS = "[budgets.snapshots]\nper_node = 1\n[budgets.merges]\noverall = 2\n"
+COUNTS = 5  # of each guest before and after
+CLOSE = 0.2  # seconds between what a guest prints and when that is seen
+
+
+@pytest.fixture(scope="module")
+def twelve(cluster: ClusterFactory) -> Iterator[Lab]:
+    """vm-0001 to vm-0004 count, and are group Shop on three nodes: two of them share one."""
+    lab = cluster(LabOptions(nodes=3, machines=0, agents=True, slapd=SlapdOptions(audit=True)))
+    plain = Plain(lab)
+    for machine in lab.add_machines([MachineSpec(period_ms=50)] * 4 + [MachineSpec(kind="bios")] * 8)[:4]:
+        with_method(plain, machine, "save", vmkeepGroup="Shop")
+    yield lab
+    for machine in lab.machines.values():
+        end(machine)
+    lab.down()
+
+
+@pytest.fixture
+def settings(twelve: Lab, tmp_path: Path) -> Path:
+    path = tmp_path / "controller.toml"
+    path.write_text(twelve.controller_settings.read_text() + BUDGETS)
+    return path
+
+
+def group_of(lab: Lab) -> list[Machine]:
+    return list(lab.machines.values())[:4]
+
+
+def run(settings: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [services.script("vmkeep-controller"), "--settings", settings, "run", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
+
+
+def newest_leaf(lab: Lab, machine: str) -> dict[str, list[str]]:
+    found = lab.directory.search(lab.tree.machine(machine), "(objectClass=sstProvisioning)")
+    return max(found, key=lambda leaf: leaf["ou"])
+
+
+def seconds(leaf: dict[str, list[str]], what: str) -> float:
+    [value] = [each for each in leaf["sstProvisioningExecutionTime"] if each.startswith(f"{what}:")]
+    return float(value.partition(":")[2])
+
+
+def silence(follower: Follower) -> tuple[float, float]:
+    """From when to when a guest was silent for longest, by the wall clock."""
+    offset = time.time() - time.monotonic()
+    times = [moment + offset for _, moment in follower.arrivals]
+    return max(pairwise(times), key=lambda pair: pair[1] - pair[0])
+
+
+def test_a_group_is_one_instant_across_nodes_and_no_budget_is_exceeded(twelve: Lab, settings: Path) -> None:
+    group = group_of(twelve)
+    with ExitStack() as stack:
+        followers = [stack.enter_context(Follower(machine.serial)) for machine in group]
+        for machine in group:
+            twelve.wait_for_count(machine.name, more=COUNTS)
+        done = run(settings, "--all")
+        for machine in group:
+            twelve.wait_for_count(machine.name, more=COUNTS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    names = {machine.name for machine in group}
+    node_of = {name: machine.node.name for name, machine in twelve.machines.items()}
+    history = twelve.directory.history(twelve.tree.machines)
+    single = [
+        write for write in history if not any(f"sstVirtualMachine={name}," in write["reqDN"][0] for name in names)
+    ]
+    assert most_at_once(single, "snapshot", node_of.__getitem__) == dict.fromkeys(twelve.nodes, 1)
+    first, *others = twelve.nodes
+    assert most_at_once(history, "snapshot", node_of.__getitem__) == {first: 2, **dict.fromkeys(others, 1)}
+    assert most_at_once(history, "merge") == {"all": 2}
+    asked = [machine for machine, mode, _ in moves(history) if mode == "snapshot"]
+    first_asked = min(asked.index(name) for name in names)
+    assert set(asked[first_asked : first_asked + 4]) == names, "side by side"
+
+    leaves = {machine.name: newest_leaf(twelve, machine.name) for machine in group}
+    assert {leaf["vmkeepGroupConsistency"][0] for leaf in leaves.values()} == {"consistent"}
+    [spread] = {float(leaf["vmkeepGroupSpread"][0]) for leaf in leaves.values()}
+    slowest = max(seconds(leaf, "snapshot") for leaf in leaves.values())
+    print(f"spread of the group {spread:.3f} s, its slowest snapshot {slowest:.3f} s")
+    assert spread <= slowest
+    for machine, follower in zip(group, followers, strict=True):
+        instant = from_instant(leaves[machine.name]["vmkeepInstant"][0])
+        begun, ended = silence(follower)
+        assert instant is not None
+        assert begun - CLOSE <= instant.timestamp() <= ended, f"{machine.name} stood still when its leaf says so"
+    for machine in twelve.machines.values():
+        sets.assert_digests(sets.directory_of(machine, newest_leaf(twelve, machine.name)["ou"][0]))
+
+
+def test_one_that_fails_marks_the_group_and_the_others_are_good_backups(twelve: Lab, settings: Path) -> None:
+    plain, group = Plain(twelve), group_of(twelve)
+    bad = group[1]
+    plan = twelve.tree.machine_plan(bad.name)
+    plain.modify(plan, f"add sstBackupRetainDirectory file://{bad.node.folder}/nowhere")
+    done = run(settings, *(machine.name for machine in group))
+    plain.modify(plan, "delete sstBackupRetainDirectory")
+    assert done.returncode == 3, done.stdout + done.stderr
+    told = f"inconsistent: {bad.name} failed in snapshotting (return value 25, retain root missing)"
+    for machine in group:
+        leaf = newest_leaf(twelve, machine.name)
+        assert leaf["vmkeepGroupConsistency"] == [told]
+        if machine is not bad:
+            assert (leaf["sstProvisioningMode"], leaf["sstProvisioningReturnValue"]) == (["finished"], ["0"])
+            sets.assert_digests(sets.directory_of(machine, leaf["ou"][0]))
+    shown = plain.console("status", group[0].name)
+    assert f"is not one instant with group Shop: {told}" in shown.stdout

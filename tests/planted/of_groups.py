@@ -1,0 +1,59 @@
+"""Planted bugs of groups and budgets."""
+
+from tests.planted.bug import Bug, Edit
+
+_BUDGETS, _ADMISSION = "tests/pure/test_budgets.py", "tests/pure/test_admission.py"
+_TRANSCRIPTS = "tests/pure/test_decide_transcripts.py::test_the_controller_decides_as_the_transcript_has_it"
+
+BUGS = (
+    Bug(
+        "Room that somebody older waits for is given away",
+        "A group that needs room for three waits for ever beside single machines that need room for one.",
+        (
+            Edit(
+                "controller/budgets.py",
+                "        return place not in self._awaited and (",
+                "        return bool(",
+            ),
+        ),
+        (
+            f"{_BUDGETS}::test_room_that_a_group_waits_for_is_not_given_to_younger_ones",
+            f"{_TRANSCRIPTS}[group_budget]",
+        ),
+    ),
+    Bug(
+        "What a dead node was asked for counts for ever",
+        "One node dies with work in its hands, and the backups of the whole cluster stand still.",
+        (Edit("controller/budgets.py", "    if piece.node in down:", "    if piece.node in ():"),),
+        (
+            f"{_BUDGETS}::test_a_node_that_is_down_changes_nothing_for_the_others",
+            f"{_ADMISSION}::test_a_node_that_is_down_gives_the_room_back_and_takes_it_again_when_it_returns",
+        ),
+    ),
+    Bug(
+        "A group is judged by those who were asked",
+        "The web server is saved, its database is still to be asked, and the leaf says that they are one instant.",
+        (
+            Edit(
+                "controller/verdicts.py",
+                "        groups = groups_of(leaves, self.places.groupings(leaves))",
+                "        groups = groups_of(leaves, {})",
+            ),
+        ),
+        (
+            "tests/pure/test_groups_judged.py::test_a_group_that_nobody_was_asked_of_yet_is_not_judged_by_those_who_were",
+        ),
+    ),
+    Bug(
+        "A group that failed later stays consistent",
+        "One machine's merge failed for good, and the others' leaves still promise a whole group.",
+        (
+            Edit(
+                "controller/groups.py",
+                "(_has_failed(member.leaf, bounds) and not is_inconsistent(member.leaf.group_consistency))",
+                "False",
+            ),
+        ),
+        ("tests/pure/test_groups_judged.py::test_one_that_fails_for_good_later_marks_those_that_are_finished",),
+    ),
+)
