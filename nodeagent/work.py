@@ -124,8 +124,20 @@ def go_on(shop: Workshop, journal: Journal, counter: Counter) -> None:
     """Work on what a journal says is unfinished, whether or not the directory answers."""
     with machine_lock(shop.locks, journal.order.machine):
         fresh = shop.journals.find(journal.order.machine, journal.order.timestamp, journal.order.mode)
-        if fresh is not None:
-            _carry_out(shop, fresh, counter)
+        if fresh is None:
+            return
+        if fresh.record.result is None and (why := _moved_over_a_boot(shop, fresh.order)):
+            fresh.result(Outcome(int(why.code), why.sentence, shop.host.wall_clock()))
+        _carry_out(shop, fresh, counter)
+
+
+def _moved_over_a_boot(shop: Workshop, order: Order) -> Refused | None:
+    """Why nothing of it is gone on with, nor taken back: both write to images that a machine may run over elsewhere."""
+    try:
+        shop.host.moves.refuse_if_moved_over_a_boot(order)
+    except Refused as why:
+        return why
+    return None
 
 
 def _carry_out(shop: Workshop, journal: Journal, counter: Counter) -> None:
@@ -173,6 +185,7 @@ def _end_without_leaf(shop: Workshop, journal: Journal) -> None:
 
 def _abandon(shop: Workshop, order: Order) -> None:
     try:
+        shop.host.moves.refuse_if_moved(order)
         abandon(order, shop.host)
     except (HostFailure, OSError, Refused) as why:
         shop.log.error(  # noqa: TRY400 - no bug

@@ -33,7 +33,7 @@ class Leaf:
 
     `execution_times` are the raw values (`snapshot: 5.108`); `raw_mode` is kept beside `mode` because a claim must name
     the value exactly as it stands. `conflicts` is JSON; `entry` and `entry_before` are LDIF, of the machine's entry as
-    it is to be and as it was before a restore.
+    it is to be and as it was before a restore. `node` is at work on it, `set_node` laid its set into retain.
     """
 
     dn: str
@@ -53,6 +53,8 @@ class Leaf:
     size: int | None = None
     set_directory: str = ""
     manifest_digest: str = ""
+    node: str = ""
+    set_node: str = ""
     conflicts: str = ""
     entry: str = ""
     entry_before: str = ""
@@ -102,6 +104,10 @@ class Leaf:
     def is_in_flight(self) -> bool:
         """Whether something is still to come without a person's doing."""
         return self.mode is not None and self.mode not in (Mode.FINISHED, Mode.DELETED) and not self.is_failed
+
+    def is_left_to(self, node: str) -> bool:
+        """Whether a node may go on with work on it: it began that, or nothing says who did."""
+        return self.node.casefold() in ("", node.casefold())
 
     def duration(self, what: str) -> float | None:
         """Seconds recorded under a name in sstProvisioningExecutionTime."""

@@ -78,6 +78,9 @@ class Attribute(StrEnum):
     BANDWIDTH_COPY = "vmkeepBandwidthCopy"
     FREEZE_SECONDS = "vmkeepFreezeSeconds"
     DEADLINE = "vmkeepDeadline"
+    PROMISE = "vmkeepPromise"
+    AT_NODE = "vmkeepNode"
+    SET_NODE = "vmkeepSetNode"
 
 
 class ObjectClass(StrEnum):
@@ -119,6 +122,9 @@ OIDS: dict[str, str] = {
     Attribute.BANDWIDTH_COPY: f"{VMKEEP_ARC}.1.21",
     Attribute.FREEZE_SECONDS: f"{VMKEEP_ARC}.1.22",
     Attribute.DEADLINE: f"{VMKEEP_ARC}.1.23",
+    Attribute.PROMISE: f"{VMKEEP_ARC}.1.50",
+    Attribute.AT_NODE: f"{VMKEEP_ARC}.1.51",
+    Attribute.SET_NODE: f"{VMKEEP_ARC}.1.52",
     ObjectClass.LEAF: f"{VMKEEP_ARC}.2.1",
     ObjectClass.PLAN: f"{VMKEEP_ARC}.2.2",
 }
