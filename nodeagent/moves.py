@@ -41,7 +41,7 @@ class Moves:
 
         A directory that cannot be asked says nothing: it may be a machine of this very node, to be brought up first.
         """
-        if order.boot == self.boot:
+        if order.boot in ("", self.boot):
             return
         try:
             self.refuse_if_moved(order)

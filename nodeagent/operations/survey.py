@@ -169,7 +169,7 @@ class Surveyor:
                 ReturnValue.CANNOT_FIND_MACHINE,
                 f"{leaf.machine}: the directory shows no such machine (any more); it may be another node's by now",
             )
-        if (machine.node or "").casefold() != self.host.node.casefold():
+        if machine.node and machine.node.casefold() != self.host.node.casefold():
             raise moved(machine.name, self.host.node, machine.node)
         if machine.name != leaf.machine:
             raise Refused(
