@@ -46,6 +46,7 @@ def _values(plan: Plan) -> list[tuple[Attribute, str]]:
         (Attribute.BANDWIDTH_COPY, f"{plan.bandwidth_copy} MiB/s" if plan.bandwidth_copy else "unlimited"),
         (Attribute.FREEZE_SECONDS, f"{plan.freeze_seconds} s"),
         (Attribute.DEADLINE, f"{plan.deadline} s"),
+        (Attribute.PROMISE, plan.promise or _NOT_SET),
         (Attribute.CRON_MINUTE, schedule.minute if schedule else _NOT_SET),
         (Attribute.CRON_HOUR, schedule.hour if schedule else _NOT_SET),
         (Attribute.CRON_DAY, schedule.day if schedule else _NOT_SET),

@@ -21,7 +21,17 @@ _LEAF_ATTRIBUTES = (
     Attribute.MANIFEST_DIGEST,
     Attribute.RESTORE_FROM,
 )
-_READ = ("objectClass", "ou", Attribute.EXCLUDE, *_LEAF_ATTRIBUTES)
+_PLAN_ATTRIBUTES = (
+    Attribute.EXCLUDE,
+    Attribute.PROMISE,
+    Attribute.CRON_MINUTE,
+    Attribute.CRON_HOUR,
+    Attribute.CRON_DAY,
+    Attribute.CRON_MONTH,
+    Attribute.CRON_DAY_OF_WEEK,
+    Attribute.CRON_ACTIVE,
+)
+_READ = ("objectClass", "ou", *_PLAN_ATTRIBUTES, *_LEAF_ATTRIBUTES)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from vmkeep.console.restoring import never_was_good
 from vmkeep.contract.codes import meaning_of
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.plan import is_excluded
+from vmkeep.contract.promises import Lack, LackKind, has_good_set, lack
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
 from vmkeep.directory.survey import Surveyed
 
@@ -40,6 +40,12 @@ class Status:
     running: Leaf | None = None
     failed: Leaf | None = None
     trouble: str = ""
+    lack: Lack | None = None
+
+    @property
+    def broken_promise(self) -> str:
+        """What the plan promises and is not so; empty where all is well, or nothing is promised."""
+        return self.lack.sentence if self.lack and self.lack.kind is LackKind.BROKEN else ""
 
 
 def statuses(surveyed: Iterable[Surveyed], leaves: Iterable[Leaf], now: datetime) -> list[Status]:
@@ -54,7 +60,7 @@ def statuses(surveyed: Iterable[Surveyed], leaves: Iterable[Leaf], now: datetime
 def status_of(surveyed: Surveyed, leaves: Sequence[Leaf], now: datetime) -> Status:
     """One machine, from its leaves."""
     ordered = sorted(leaves, key=lambda leaf: leaf.timestamp)
-    good = next((leaf for leaf in reversed(ordered) if _is_backup(leaf)), None)
+    good = next((leaf for leaf in reversed(ordered) if has_good_set(leaf)), None)
     running = next((leaf for leaf in reversed(ordered) if leaf.is_in_flight), None)
     failed = next((leaf for leaf in reversed(ordered) if leaf.is_failed and _is_told(leaf, good)), None)
     left_out, trouble = _exclusion(surveyed)
@@ -69,6 +75,7 @@ def status_of(surveyed: Surveyed, leaves: Sequence[Leaf], now: datetime) -> Stat
         running=running,
         failed=failed,
         trouble=trouble,
+        lack=lack(surveyed.machine, surveyed.sources, leaves, now),
     )
 
 
@@ -85,6 +92,8 @@ def to_json(status: Status) -> dict[str, object]:
         "running": _running_json(status.running),
         "failed": _failed_json(status.failed),
         "trouble": status.trouble or None,
+        "broken_promise": status.broken_promise or None,
+        "not_covered": status.lack.sentence if status.lack and not status.broken_promise else None,
     }
 
 
@@ -107,12 +116,6 @@ def what_runs(leaf: Leaf) -> str:
 def failed_at(leaf: Leaf) -> datetime:
     """When a leaf failed; its planned time where State does not say."""
     return from_timestamp(leaf.state) if is_timestamp(leaf.state) else leaf.planned
-
-
-def _is_backup(leaf: Leaf) -> bool:
-    """Whether there is a good set behind it: a restore starts from one, and leaves it as it is."""
-    restored_from = leaf.is_in_restore and not never_was_good(leaf)
-    return not leaf.wishes.original and (leaf.is_good_backup or restored_from)
 
 
 def _is_told(leaf: Leaf, good: Leaf | None) -> bool:

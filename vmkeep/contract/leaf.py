@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import date, datetime
 
+from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.modes import ROWS, Circle, Kind, Mode
 from vmkeep.contract.timestamps import from_timestamp
 
@@ -99,6 +100,16 @@ class Leaf:
     def is_in_restore(self) -> bool:
         """Whether a restore of this leaf is still to end, one that failed included."""
         return self.mode is not None and ROWS[self.mode].circle is Circle.RESTORE
+
+    @property
+    def never_was_good(self) -> bool:
+        """Whether an agent refused the restore because there was no good backup: nothing may make one of it.
+
+        Where there is no manifest's digest there is no benefit of the doubt: one good backup too few does less harm
+        than one too many.
+        """
+        refused = self.mode is Mode.UNRETAINING_SMALL_FILES and self.return_value == ReturnValue.WRONG_STATE_INFORMATION
+        return refused and not self.manifest_digest
 
     @property
     def is_in_flight(self) -> bool:

@@ -26,6 +26,8 @@ class Metrics:
     steps: Histogram = field(init=False)
     failures: Counter = field(init=False)
     silent: Gauge = field(init=False)
+    broken_promises: Gauge = field(init=False)
+    uncovered: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         """Register everything once."""
@@ -40,6 +42,12 @@ class Metrics:
                 "vmkeep_failures", "Failed steps by return value", ["step", "return_value"], registry=self.registry
             ),
             "silent": Gauge("vmkeep_silent_work", "Work that shows no progress for long", registry=self.registry),
+            "broken_promises": Gauge(
+                "vmkeep_broken_promises", "Machines without the good backup they are promised", registry=self.registry
+            ),
+            "uncovered": Gauge(
+                "vmkeep_uncovered_machines", "Machines that no plan covers nor leaves out", registry=self.registry
+            ),
         }
         for name, metric in made.items():
             object.__setattr__(self, name, metric)
