@@ -280,7 +280,10 @@ def _status_notes() -> Iterator[str]:
         ("0", "no machine shown stands at `failed`, and each has the good backup that its plan promises"),
         (str(ERROR), "the directory cannot be reached, or has no machine of that name"),
         (str(USAGE), "wrong usage, or settings that cannot be used"),
-        (str(console_cli.SOME_FAILED), "at least one machine shown stands at `failed`, or lacks the backup it is promised"),
+        (
+            str(console_cli.SOME_FAILED),
+            "at least one machine shown stands at `failed`, or lacks the backup it is promised",
+        ),
     ]
     yield from _table(("code", "meaning"), rows)
     yield "\n#### The shape of `vmkeep status --json`\n"
