@@ -34,7 +34,7 @@ class Moving:
 
     @property
     def old(self) -> Node:
-        return list(self.lab.nodes.values())[0]
+        return next(iter(self.lab.nodes.values()))
 
     @property
     def new(self) -> Node:
@@ -59,9 +59,8 @@ class Moving:
         known = [tomllib.loads(text) for text in texts]
         lines = self.lab.agent_settings(node.name).read_text().splitlines()
         roots = {key: sorted({root for one in known for root in one[key]}) for key in _ROOTS}
-        lines = [
-            f"{key} = {json.dumps(roots[key])}" if (key := line.split(" ")[0]) in _ROOTS else line for line in lines
-        ]
+        wanted = {key: f"{key} = {json.dumps(value)}" for key, value in roots.items()}
+        lines = [wanted.get(line.split(" ")[0], line) for line in lines]
         path = self.folder / f"{node.name}.toml"
         path.write_text("\n".join(lines) + "\n")
         return path

@@ -1,4 +1,4 @@
-"""A machine that is moved while it is backed up, between two real libvirts: it is followed, or the leaf says where to go.
+"""A machine that is moved while it is backed up, between two real libvirts: it is followed, or the leaf says why not.
 
 Afterwards it is whole, and has never missed a count.
 """
