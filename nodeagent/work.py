@@ -126,18 +126,20 @@ def go_on(shop: Workshop, journal: Journal, counter: Counter) -> None:
         fresh = shop.journals.find(journal.order.machine, journal.order.timestamp, journal.order.mode)
         if fresh is None:
             return
-        if fresh.record.result is None and (why := _moved_over_a_boot(shop, fresh.order)):
-            fresh.result(Outcome(int(why.code), why.sentence, shop.host.wall_clock()))
+        if fresh.record.result is None:
+            _give_up_if_moved(shop, fresh)
         _carry_out(shop, fresh, counter)
 
 
-def _moved_over_a_boot(shop: Workshop, order: Order) -> Refused | None:
-    """Why nothing of it is gone on with, nor taken back: both write to images that a machine may run over elsewhere."""
+def _give_up_if_moved(shop: Workshop, journal: Journal) -> None:
+    """Neither go on nor take back: both write to images that the machine may run over elsewhere."""
     try:
-        shop.host.moves.refuse_if_moved_over_a_boot(order)
+        shop.host.moves.refuse_if_moved_over_a_boot(journal.order)
     except Refused as why:
-        return why
-    return None
+        try:
+            journal.result(Outcome(int(why.code), why.sentence, shop.host.wall_clock()))
+        except OSError as full:
+            raise TryLater(f"{journal.order.machine}: that it has moved cannot be noted: {full}") from None
 
 
 def _carry_out(shop: Workshop, journal: Journal, counter: Counter) -> None:
