@@ -62,6 +62,8 @@ set     leaf         vmkeepPercent=1                            yes    yes      
 set     leaf         vmkeepConsistency=crash                    yes    yes      yes    -      -        -
 set     leaf         vmkeepSize=1                               yes    yes      yes    -      -        -
 set     leaf         vmkeepSetDirectory=/var/x                  yes    yes      yes    -      -        -
+set     leaf         vmkeepSetNode=node-01.example.org          yes    yes      yes    -      -        -
+set     leaf         vmkeepNode=node-01.example.org             yes    yes      yes    -      -        -
 set     leaf         vmkeepManifestDigest=abc                   yes    yes      yes    -      -        -
 set     leaf         vmkeepConflicts=[]                         yes    yes      yes    -      -        -
 set     leaf         vmkeepEntry=dn:_x                          yes    yes      yes    -      -        -
@@ -365,6 +367,7 @@ NOT_THE_NODES = {
     Attribute.BANDWIDTH_COPY,
     Attribute.FREEZE_SECONDS,
     Attribute.DEADLINE,
+    Attribute.PROMISE,
 }
 
 
