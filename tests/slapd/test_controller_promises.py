@@ -63,7 +63,7 @@ def test_a_leaf_that_fails_for_good_is_tried_within_bounds_and_then_the_next_slo
 
 @pytest.fixture
 def promised(cluster: ClusterOfPeers) -> ClusterOfPeers:
-    """A machine that has what it is promised, three that lack it for different reasons, and others without a promise."""
+    """A machine that has what it is promised, three that lack it each for a reason, and others without a promise."""
     cluster.add_machines(["kept", "late", "never", "ahead", "bare", "out", "planned"])
     for name in ("kept", "late", "never", "ahead"):
         promise(cluster, name, "26h")
