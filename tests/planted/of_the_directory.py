@@ -44,7 +44,7 @@ BUGS = (
     Bug(
         "A node takes up what another is at",
         "A machine is moved while its set is carried: two nodes write the same files, and half a set is published.",
-        (Edit("nodeagent/cycle.py", "if not leaf.is_at_work or leaf.is_left_to(self._node):", "if leaf.is_at_work:"),),
+        (Edit("nodeagent/cycle.py", "if not leaf.is_at_work or leaf.is_left_to(self._node):", "if leaf.machine:"),),
         ("tests/pure/test_moves.py::test_what_another_node_is_at_is_left_to_it_also_where_the_machine_is_here",),
     ),
     Bug(
