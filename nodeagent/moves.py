@@ -10,6 +10,7 @@ from pathlib import Path
 from nodeagent.order import Order
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
+from vmkeep.contract.leaf import Leaf
 from vmkeep.directory.catalogue import Catalogue
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -51,20 +52,27 @@ class Moves:
     def refuse_if_given_up(self, order: Order) -> None:
         """Refused where the leaf was ended, or taken up by another node, since this work began.
 
-        A leaf that is gone, or a directory that cannot be asked, says nothing: the result is dropped, or told late.
+        It is not shown to a node that has lost it. One that was deleted, or a directory that cannot be asked, says
+        nothing: the result is dropped, or told late.
         """
         if self.catalogue is None:
             return
         try:
             leaf = self.catalogue.leaf(order.leaf_dn)
+            is_ours = (
+                self.catalogue.machine_entry(order.machine) is not None if leaf is None else self._is_at(leaf, order)
+            )
         except TryLater:
             return
-        if leaf is not None and not (leaf.mode is order.mode and leaf.is_at_work and leaf.is_left_to(self.node)):
+        if not is_ours:
             raise Refused(
                 ReturnValue.MOVED_AWAY,
                 f"{order.machine}: {order.mode} of {order.timestamp} was ended by somebody else, or is another node's "
                 "by now; nothing more is done to its set here",
             )
+
+    def _is_at(self, leaf: Leaf, order: Order) -> bool:
+        return leaf.mode is order.mode and leaf.is_at_work and leaf.is_left_to(self.node)
 
 
 def moved(machine: str, node: str, to: str | None) -> Refused:

@@ -38,6 +38,8 @@ from vmkeep.contract.modes import Mode, asked
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.service.metrics import Metrics
 
+_KEPT_SECONDS = 7 * 86_400.0  # for a machine that left and may come back
+
 PLANS: dict[Mode, Callable[[Order, Host], tuple[Step, ...]]] = {
     Mode.SNAPSHOTTING: snapshot,
     Mode.MERGING: merge,
@@ -173,12 +175,17 @@ def tell(shop: Workshop, journal: Journal) -> None:
 
 def _end_without_leaf(shop: Workshop, journal: Journal) -> None:
     """Nobody can finish a backup whose leaf was deleted. TryLater where the leaf may only be out of sight."""
-    order = journal.order
+    order, outcome = journal.order, journal.record.result
+    assert outcome is not None, f"{journal.path} has no result yet"
     if shop.catalogue.machine_entry(order.machine) is None:
-        raise TryLater(
-            f"{order.machine}: the directory shows neither the machine nor its leaf {order.timestamp}; "
-            f"it may have moved away. The result of {order.mode} is kept until one of them can be read"
-        )
+        if shop.host.wall_clock() - outcome.at < _KEPT_SECONDS:
+            raise TryLater(
+                f"{order.machine}: the directory shows neither the machine nor its leaf {order.timestamp}; "
+                f"it may have moved away. The result of {order.mode} is kept for a week, until one of them can be read"
+            )
+        shop.log.warning("nobody asked for this result for a week; it is dropped", machine=order.machine)
+        journal.remove()
+        return
     shop.log.warning("the leaf is gone; this result is dropped", machine=order.machine, leaf=order.timestamp)
     if order.mode in (Mode.SNAPSHOTTING, Mode.MERGING):
         _abandon(shop, order)

@@ -130,7 +130,7 @@ def test_who_began_a_step_ends_it_also_where_the_machine_is_said_to_be_elsewhere
     assert_kept(moving, machine, leaf)
 
 
-def test_what_a_lost_node_was_at_is_done_by_the_new_one_and_the_old_one_drops_its_own_when_it_is_back(
+def test_what_a_dead_agent_was_at_is_done_by_the_new_node_and_left_alone_when_it_is_back(
     moving: Moving, machine: Machine
 ) -> None:
     plain = moving.plain
@@ -149,8 +149,9 @@ def test_what_a_lost_node_was_at_is_done_by_the_new_one_and_the_old_one_drops_it
         assert_kept(moving, machine, leaf)
     finally:
         moving.start_agent(moving.old)
-    journals = moving.old.state / "journal"
-    until("the old node to drop what it was at", lambda: list(journals.iterdir()) == [], 60)
+    log = moving.old.folder / "log/nodeagent.log"
+    told = f"shows neither the machine nor its leaf {leaf}"
+    until(f"{log} to say: {told}", lambda: told in log.read_text(), 60)
     assert_kept(moving, machine, leaf)
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from nodeagent.cycle import Agent, ProgressPace
+from nodeagent.journal import Outcome
 from nodeagent.moves import Moves
 from nodeagent.operations.following import refuse_unseen_set
 from nodeagent.order import Order
 from nodeagent.steps import Host, Step
-from nodeagent.work import PLANS, Workshop
+from nodeagent.work import PLANS, Counter, Workshop, go_on
 from tests.orders import host_at, order_in
 from tests.pure.one_node import DN, TREE, Directory, add_leaf, told, turn_until
 from tests.pure.test_runner import ORDER, World
@@ -164,6 +165,27 @@ def test_work_is_given_up_once_the_leaf_was_ended_or_is_anothers(
         return
     with pytest.raises(Refused, match="nothing more is done to its set here"):
         shop.host.moves.refuse_if_given_up(HERE)
+
+
+def test_a_leaf_that_is_shown_no_more_is_anothers_and_one_that_was_deleted_is_nobodys(shop: Workshop) -> None:
+    add_leaf(shop, "snapshotting")
+    shop.catalogue.store.delete(DN)
+    shop.host.moves.refuse_if_given_up(HERE)
+    shop.catalogue.store.delete(TREE.machine_plan(ORDER.machine))
+    shop.catalogue.store.delete(MACHINE)
+    with pytest.raises(Refused, match="another node's by now"):
+        shop.host.moves.refuse_if_given_up(HERE)
+
+
+def test_a_result_that_nobody_asks_for_is_kept_for_a_week(shop: Workshop) -> None:
+    """The machine left for good; were it back by then, its leaf would hear of it."""
+    journal = shop.journals.create(HERE)
+    journal.result(Outcome(0, "", shop.host.wall_clock() - 6 * 86_400))
+    with pytest.raises(TryLater, match="kept for a week"):
+        go_on(shop, journal, Counter())
+    journal.result(Outcome(0, "", shop.host.wall_clock() - 8 * 86_400))
+    go_on(shop, journal, Counter())
+    assert shop.journals.all() == []
 
 
 def test_a_directory_that_is_away_gives_nothing_up_and_lets_nobody_write_to_a_machine_that_may_be_elsewhere() -> None:
