@@ -91,7 +91,7 @@ class Moving:
         try:
             yield
         finally:
-            self._in_the_new("umount", str(folder))
+            self._in_the_new("umount", "--lazy", str(folder))
 
     def _in_the_new(self, *command: str) -> None:
         assert self.new.reaper is not None
