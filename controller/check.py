@@ -1,9 +1,13 @@
-"""Whether a controller could work: the directory answers, knows the schema, and has the tree. Called by `check`."""
+"""Whether a controller could work: the directory answers, knows the schema, and has the tree; and whether every
+machine has the backup it is promised. Called by `check`.
+"""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
+from controller.promises import lacking
 from vmkeep.contract.names import OIDS
 from vmkeep.directory.catalogue import Catalogue
 
@@ -17,9 +21,15 @@ class Finding:
 
     is_well: bool
     sentence: str
+    is_note: bool = False
+
+    @property
+    def word(self) -> str:
+        """How it stands, in seven letters."""
+        return "note   " if self.is_note else "well   " if self.is_well else "MISSING"
 
 
-def check(catalogue: Catalogue) -> Iterator[Finding]:
+def check(catalogue: Catalogue, now: datetime) -> Iterator[Finding]:
     """Everything worth looking at, in order; raises what the store raises when the directory cannot be reached."""
     tree = catalogue.tree
     top = catalogue.store.read(tree.machines, ("objectClass",))
@@ -27,6 +37,17 @@ def check(catalogue: Catalogue) -> Iterator[Finding]:
     yield _schema(catalogue)
     for dn, there in ((tree.machines, top), (tree.cluster_plan, catalogue.store.read(tree.cluster_plan))):
         yield Finding(there is not None, f"{dn} {'is there' if there else 'is missing, or we may not read it: add it'}")
+    if top is not None:
+        yield from _promises(catalogue, now)
+
+
+def _promises(catalogue: Catalogue, now: datetime) -> Iterator[Finding]:
+    found = lacking(catalogue, now)
+    yield from (Finding(False, sentence) for _, sentence in found.sentences())
+    if not found.broken:
+        yield Finding(True, "every machine has the good backup that its plan promises, where it does (vmkeepPromise)")
+    if found.not_covered:
+        yield Finding(True, found.not_covered, is_note=True)
 
 
 def _schema(catalogue: Catalogue) -> Finding:

@@ -16,6 +16,7 @@ from controller.check import check as check_directory
 from controller.cycle import NOT_ENDED, Cycle, bounds_of, read_view, utc_now
 from controller.lookout import Lookout, slots_of
 from controller.places import Places
+from controller.promises import Watch
 from controller.pulse import Pulse
 from controller.rehearsal import Rehearsal, comment
 from controller.report import ALL_FINISHED, NONE_FINISHED, exit_code, line, summary
@@ -114,14 +115,14 @@ def plan(
 
 @app.command()
 def check(context: typer.Context, settings_file: SettingsFile = None) -> None:
-    """Look whether settings, directory, schema and tree are well. Exit 0: all well, 1: something is missing."""
+    """Look whether settings, directory, schema, tree and backups are well. Exit 0: all well, 1: something is not."""
     with PROGRAM.told():
         chosen = PROGRAM.settings(context, settings_file)
         with opened(chosen.directory) as catalogue:
             findings = []
-            for finding in check_directory(catalogue):
+            for finding in check_directory(catalogue, utc_now()):
                 findings.append(finding)
-                print(f"{'well   ' if finding.is_well else 'MISSING'} {finding.sentence}")
+                print(f"{finding.word} {finding.sentence}")
         raise typer.Exit(0 if all(finding.is_well for finding in findings) else NONE_FINISHED)
 
 
@@ -184,11 +185,12 @@ def _serve(chosen: ControllerSettings) -> None:
     with opened(chosen.directory) as catalogue:
         cycle = _cycle(catalogue, chosen, log, metrics)
         scheduler = _scheduler(catalogue, chosen, log)
+        watch = Watch(catalogue, log, metrics, utc_now)
 
         def turn() -> float:
             # What is in flight comes first: it goes on even where the plans cannot be read.
             next_move, next_slot = cycle.turn_and_wait(), scheduler.turn()
-            return next_slot if next_move is None else min(next_move, next_slot)
+            return min(watch.turn(), next_slot if next_move is None else next_move, next_slot)
 
         loop = Loop(turn, Pace(chosen.reconcile_seconds), log, Readiness.of(os.environ))
         with catalogue.store.watch(catalogue.tree.machines, NOT_ENDED, loop.wake) as watcher, signals(loop):

@@ -13,6 +13,7 @@ from controller.actions import RESTORES_OWN, Action, BringInLine, PutBack, Remov
 from vmkeep.contract.codes import ReturnValue, meaning_of
 from vmkeep.contract.leaf import NOW, Leaf
 from vmkeep.contract.modes import ROWS, Actor, Circle, Mode, asked, at_work
+from vmkeep.contract.names import Attribute
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
 
 # How long leaves of a run may come in before somebody other than the run itself sets them going: a run that is still
@@ -245,7 +246,8 @@ def _ended(leaf: Leaf, deadline: timedelta, now: str) -> Action | None:
         return None if leaf.message == message else Action(leaf, leaf.mode, NOW, message=message)
     if leaf.is_at_work:
         message = f"{leaf.machine}: no sign of life for {seconds} s at {leaf.mode} (vmkeepDeadline); {_IS_IT_THERE}"
-        return Action(leaf, leaf.mode, now, ReturnValue.NO_SIGN_OF_LIFE, message)
+        # Another node may be given it: who held it has no say any more.
+        return Action(leaf, leaf.mode, now, ReturnValue.NO_SIGN_OF_LIFE, message, removed=(Attribute.AT_NODE,))
     message = f"{leaf.machine}: no agent took {leaf.mode} up within {seconds} s (vmkeepDeadline); {_IS_IT_THERE}"
     return Action(leaf, at_work(leaf.mode), now, ReturnValue.NOT_TAKEN_UP, message)
 

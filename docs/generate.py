@@ -287,10 +287,13 @@ def _exit_codes() -> Iterator[str]:
 def _status_notes() -> Iterator[str]:
     yield "\n#### Exit codes of `vmkeep status`\n"
     rows = [
-        ("0", "no machine shown stands at `failed`"),
+        ("0", "no machine shown stands at `failed`, and each has the good backup that its plan promises"),
         (str(ERROR), "the directory cannot be reached, or has no machine of that name"),
         (str(USAGE), "wrong usage, or settings that cannot be used"),
-        (str(console_cli.SOME_FAILED), "at least one machine shown stands at `failed`"),
+        (
+            str(console_cli.SOME_FAILED),
+            "at least one machine shown stands at `failed`, or lacks the backup it is promised",
+        ),
     ]
     yield from _table(("code", "meaning"), rows)
     yield "\n#### The shape of `vmkeep status --json`\n"
@@ -320,6 +323,8 @@ def _status_notes() -> Iterator[str]:
             "number or null",
             "from the first instant of the group to the last, by the nodes' clocks",
         ),
+        ("broken_promise", "text or null", "what `vmkeepPromise` of the plan promises and is not so"),
+        ("not_covered", "text or null", "why no plan backs the machine up"),
     ]
     yield from _table(("key", "type", "meaning"), [(f"`{key}`", kind, meaning) for key, kind, meaning in shape])
 

@@ -135,7 +135,8 @@ class Node:
         binds = [part for name, target in _BOUND.items() for part in (str(self.folder / name), target)]
         reaper = Path(__file__).with_name("reaper.py")
         daemon = ["/usr/sbin/libvirtd", "--pid-file", str(self.folder / "libvirtd.pid")]
-        unshare: list[str | Path] = ["unshare", "-m", "--propagation", "slave", sys.executable, reaper]
+        # A host name of its own, too: libvirt migrates no machine to the host it is on.
+        unshare: list[str | Path] = ["unshare", "-m", "-u", "--propagation", "slave", sys.executable, reaper, self.name]
         self.reaper = start(f"reaper {self.name}", [*unshare, *binds, "--", *daemon], self.folder / "log/reaper.log")
         return self.reaper
 

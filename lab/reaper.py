@@ -1,6 +1,6 @@
 """First process of a lab node: binds the node's folders over libvirt's, starts libvirtd, reaps every orphan at once.
 
-Run by lab.hypervisor in a mount namespace of its own: `reaper.py SOURCE TARGET … -- libvirtd …`. Where PID 1
+Run by lab.hypervisor in namespaces of its own: `reaper.py HOSTNAME SOURCE TARGET … -- libvirtd …`. Where PID 1
 reaps late, a dead QEMU stays a zombie for seconds and libvirt takes it for alive; a child subreaper ends that.
 USR1 starts libvirtd again (after a test killed it). It ends with TERM; its guests are ended by the lab.
 """
@@ -8,6 +8,7 @@ USR1 starts libvirtd again (after a test killed it). It ends with TERM; its gues
 import ctypes
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -19,7 +20,8 @@ _SIGNALS = {signal.SIGCHLD, signal.SIGUSR1, signal.SIGTERM}
 def main() -> None:
     """Bind, start, reap until TERM."""
     split = sys.argv.index("--")
-    pairs, command = sys.argv[1:split], sys.argv[split + 1 :]
+    pairs, command = sys.argv[2:split], sys.argv[split + 1 :]
+    socket.sethostname(sys.argv[1])
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for source, target in zip(pairs[::2], pairs[1::2], strict=True):

@@ -18,6 +18,7 @@ from nodeagent.host.hypervisor import Hypervisor
 from nodeagent.host.images import Images
 from nodeagent.host.programs import run
 from nodeagent.journal import Journals
+from nodeagent.moves import Moves, this_boot
 from nodeagent.operations.survey import Rules, Surveyor
 from nodeagent.restoring.allowed import AllowedPlaces
 from nodeagent.runner import Patience
@@ -77,6 +78,7 @@ def assemble(settings: NodeAgentSettings, wake: Callable[[], None]) -> Assembly:
         roots=_roots(settings),
         versions={"vmkeep": version("vmkeep")},
         unretained=Unretained(state / "unretained"),
+        moves=Moves(catalogue, settings.node, this_boot()),
     )
     rules = Rules(
         settings.allowed_roots,

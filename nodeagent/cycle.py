@@ -88,6 +88,7 @@ class Agent:
         self._wake = wake
         self._kept: set[tuple[str, bool]] = set()  # leaves whose replaced files stay, and whether by request
         self._left: set[str] = set()  # leaves out of sight whose files stay
+        self._waits: set[tuple[str, str]] = set()  # leaves that other nodes are at work on
         self._jobs: dict[tuple[str, str, Mode], Job] = {}
         self._not_before: dict[tuple[str, str, Mode], float] = {}
         self._told: dict[tuple[str, str, Mode], str] = {}  # why what rests could not be done
@@ -178,10 +179,10 @@ class Agent:
     def _consider(self, leaf: Leaf) -> None:
         """Take a leaf up if it is for this node; whatever is wrong with one leaf, the others go on."""
         mode = self._work_of(leaf)
-        if mode is None:
+        if mode is None or self._is_left_to_another(leaf):
             return
         self._recognize(leaf, mode)
-        if not self._has_room(leaf.machine, mode) or not self._is_here(leaf):
+        if not self._has_room(leaf.machine, mode) or not self._is_ours(leaf):
             return
         job = Job(leaf.machine, leaf.timestamp, mode, leaf)
         if leaf.is_at_work:
@@ -207,6 +208,19 @@ class Agent:
             return working if working in PLANS else None
         return None
 
+    def _is_left_to_another(self, leaf: Leaf) -> bool:
+        """Whether another node is at work on a leaf, whose machine was moved: what it began it ends, also later."""
+        if not leaf.is_at_work or leaf.is_left_to(self._node):
+            return False
+        if (leaf.dn, leaf.node) not in self._waits and self._is_here(leaf):
+            self._waits.add((leaf.dn, leaf.node))
+            told = f"{leaf.machine} was moved here while {leaf.node} is at {leaf.mode}; left to {leaf.node} to end that"
+            self._shop.log.info(told, machine=leaf.machine, leaf=leaf.timestamp)
+        return True
+
+    def _is_ours(self, leaf: Leaf) -> bool:
+        return (leaf.is_at_work and bool(leaf.node)) or self._is_here(leaf)
+
     def _is_here(self, leaf: Leaf) -> bool:
         machine = self._shop.catalogue.machine_entry(leaf.machine)
         return machine is not None and (machine.node or "").casefold() == self._node.casefold()
@@ -215,12 +229,12 @@ class Agent:
         if mode is Mode.UNRETAINING_SMALL_FILES and leaf.return_value:
             refuse_what_is_no_backup(self._shop.catalogue, leaf, self._shop.host.wall_clock())
             return None
-        outcome = self._shop.catalogue.claim(leaf, mode, Report(NOW, extra=_figures_of_before(leaf)))
+        outcome = self._shop.catalogue.claim(leaf, mode, Report(NOW, extra=_of_a_claim(leaf, self._node)))
         self._shop.metrics.claims.labels(outcome.value).inc()
         if outcome is Claim.LOST:
             return None
         self._shop.log.info(str(mode), machine=leaf.machine, leaf=leaf.timestamp)
-        claimed = replace(leaf, raw_mode=mode.value, state=NOW, return_value=0)
+        claimed = replace(leaf, raw_mode=mode.value, state=NOW, return_value=0, node=self._node, has_leaf_class=True)
         return replace(claimed, bytes_done=None, bytes_total=None, percent=None)
 
     # doing it
@@ -330,11 +344,12 @@ def _is_to_be_reported(journal: Journal) -> bool:
     return journal.record.result is not None
 
 
-def _figures_of_before(leaf: Leaf) -> dict[str, Sequence[str]]:
-    """The progress of the step that was last at work, taken away: a new one has made none yet."""
+def _of_a_claim(leaf: Leaf, node: str) -> dict[str, Sequence[str]]:
+    """Whose the work is, and the progress of the step before taken away: a new one has made none yet."""
     figures = {
         Attribute.BYTES_DONE: leaf.bytes_done,
         Attribute.BYTES_TOTAL: leaf.bytes_total,
         Attribute.PERCENT: leaf.percent,
     }
-    return {name: () for name, value in figures.items() if value is not None}
+    taken: dict[str, Sequence[str]] = {name: () for name, value in figures.items() if value is not None}
+    return {**taken, Attribute.AT_NODE: (node,)}

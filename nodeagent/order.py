@@ -109,6 +109,8 @@ class Order(_Frozen):
     published: bool = False
     bytes_total: int = 0
     started_at: float = 0.0
+    node: str = ""
+    boot: str = ""
     ldif: str = ""
     warning: str = ""
     method: Method = Method.SAVE

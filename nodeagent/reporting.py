@@ -20,6 +20,7 @@ from vmkeep.directory.catalogue import Catalogue, Report
 from vmkeep.directory.port import Claim
 
 _MOST_MESSAGE = 2000
+_LET_GO: dict[str, Sequence[str]] = {Attribute.AT_NODE: ()}  # whose node is at work on the leaf
 
 
 def report(catalogue: Catalogue, journal: Journal, leaf: Leaf, log: FilteringBoundLogger) -> bool:
@@ -30,7 +31,7 @@ def report(catalogue: Catalogue, journal: Journal, leaf: Leaf, log: FilteringBou
     order, outcome = journal.order, journal.record.result
     assert outcome is not None, f"{journal.path} has no result yet"
     is_told = False
-    if leaf.mode is not order.mode or not leaf.is_at_work:
+    if leaf.mode is not order.mode or not leaf.is_at_work or not leaf.is_left_to(order.node):
         found = f"at {leaf.raw_mode} with {leaf.return_value}"
         log.warning("the leaf was changed by somebody else; this result is dropped", found=found, **_names(journal))
     elif _claim(catalogue, leaf, journal, outcome) is Claim.WON:
@@ -46,7 +47,7 @@ def refuse(catalogue: Catalogue, leaf: Leaf, outcome: Outcome) -> Claim:
     """Report that a claimed leaf cannot be worked on; nothing was touched."""
     assert leaf.mode is not None
     state = to_timestamp(datetime.fromtimestamp(outcome.at, UTC))
-    return catalogue.claim(leaf, leaf.mode, Report(state, outcome.code, _printable(outcome.sentence)))
+    return catalogue.claim(leaf, leaf.mode, Report(state, outcome.code, _printable(outcome.sentence), _LET_GO))
 
 
 def refuse_what_is_no_backup(catalogue: Catalogue, leaf: Leaf, at: float) -> Claim:
@@ -81,8 +82,8 @@ def _figures(leaf: Leaf, journal: Journal, outcome: Outcome) -> dict[str, Sequen
     if order.mode is Mode.RETAINING:
         figures[Attribute.SET_DIRECTORY] = (str(order.paths.backup),)
     if order.mode is Mode.SNAPSHOTTING:
-        figures[Attribute.METHOD] = (order.method.value,)
         figures[Attribute.INSTANT] = _instant(facts)
+        figures |= {Attribute.METHOD: (order.method.value,), Attribute.SET_NODE: (order.node,) if order.node else ()}
     if order.mode is Mode.UNRETAINING_SMALL_FILES:
         figures[Attribute.CONFLICTS] = (order.set.conflicts,)
         figures[Attribute.SET_DIRECTORY] = (order.set.set_directory,)
@@ -94,7 +95,7 @@ def _figures(leaf: Leaf, journal: Journal, outcome: Outcome) -> dict[str, Sequen
         (Attribute.MANIFEST_DIGEST, "manifest_digest"),
     )
     figures |= {attribute: (str(facts[fact]),) for attribute, fact in told if fact in facts}
-    return figures | {Attribute.EXECUTION_TIME: times}
+    return {**figures, **_LET_GO, Attribute.EXECUTION_TIME: times}
 
 
 def _instant(facts: Mapping[str, Fact]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from nodeagent.host.hypervisor import Hypervisor
 from nodeagent.host.images import Images
 from nodeagent.host.qcow2 import Header
 from nodeagent.journal import Fact
+from nodeagent.moves import Moves
 from nodeagent.order import Ownership
 from nodeagent.unretained import Unretained
 from vmkeep.contract.codes import ReturnValue
@@ -80,6 +81,7 @@ class Host:
     stop: threading.Event = field(default_factory=threading.Event)
     wall_clock: Callable[[], float] = time.time
     progress: Progress = field(default=no_progress)
+    moves: Moves = field(default_factory=Moves)
 
     def header(self, path: PurePath) -> Header:
         """What the image at a path says of itself; FileNotFoundError where there is none."""

@@ -38,6 +38,8 @@ from vmkeep.contract.modes import Mode, asked
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.service.metrics import Metrics
 
+_KEPT_SECONDS = 7 * 86_400.0  # for a machine that left and may come back
+
 PLANS: dict[Mode, Callable[[Order, Host], tuple[Step, ...]]] = {
     Mode.SNAPSHOTTING: snapshot,
     Mode.MERGING: merge,
@@ -124,8 +126,22 @@ def go_on(shop: Workshop, journal: Journal, counter: Counter) -> None:
     """Work on what a journal says is unfinished, whether or not the directory answers."""
     with machine_lock(shop.locks, journal.order.machine):
         fresh = shop.journals.find(journal.order.machine, journal.order.timestamp, journal.order.mode)
-        if fresh is not None:
-            _carry_out(shop, fresh, counter)
+        if fresh is None:
+            return
+        if fresh.record.result is None:
+            _give_up_if_moved(shop, fresh)
+        _carry_out(shop, fresh, counter)
+
+
+def _give_up_if_moved(shop: Workshop, journal: Journal) -> None:
+    """Neither go on nor take back: both write to images that the machine may run over elsewhere."""
+    try:
+        shop.host.moves.refuse_if_moved_over_a_boot(journal.order)
+    except Refused as why:
+        try:
+            journal.result(Outcome(int(why.code), why.sentence, shop.host.wall_clock()))
+        except OSError as full:
+            raise TryLater(f"{journal.order.machine}: that it has moved cannot be noted: {full}") from None
 
 
 def _carry_out(shop: Workshop, journal: Journal, counter: Counter) -> None:
@@ -159,12 +175,17 @@ def tell(shop: Workshop, journal: Journal) -> None:
 
 def _end_without_leaf(shop: Workshop, journal: Journal) -> None:
     """Nobody can finish a backup whose leaf was deleted. TryLater where the leaf may only be out of sight."""
-    order = journal.order
+    order, outcome = journal.order, journal.record.result
+    assert outcome is not None, f"{journal.path} has no result yet"
     if shop.catalogue.machine_entry(order.machine) is None:
-        raise TryLater(
-            f"{order.machine}: the directory shows neither the machine nor its leaf {order.timestamp}; "
-            f"it may have moved away. The result of {order.mode} is kept until one of them can be read"
-        )
+        if shop.host.wall_clock() - outcome.at < _KEPT_SECONDS:
+            raise TryLater(
+                f"{order.machine}: the directory shows neither the machine nor its leaf {order.timestamp}; "
+                f"it may have moved away. The result of {order.mode} is kept for a week, until one of them can be read"
+            )
+        shop.log.warning("nobody asked for this result for a week; it is dropped", machine=order.machine)
+        journal.remove()
+        return
     shop.log.warning("the leaf is gone; this result is dropped", machine=order.machine, leaf=order.timestamp)
     if order.mode in (Mode.SNAPSHOTTING, Mode.MERGING):
         _abandon(shop, order)
@@ -173,6 +194,7 @@ def _end_without_leaf(shop: Workshop, journal: Journal) -> None:
 
 def _abandon(shop: Workshop, order: Order) -> None:
     try:
+        shop.host.moves.refuse_if_moved(order)
         abandon(order, shop.host)
     except (HostFailure, OSError, Refused) as why:
         shop.log.error(  # noqa: TRY400 - no bug

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from lab import programs
+from nodeagent.host.description import describe
+from nodeagent.host.hypervisor import View
 from nodeagent.host.images import Images
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import Host
@@ -13,6 +15,7 @@ from vmkeep.contract.machine import Power
 from vmkeep.contract.modes import Mode
 
 TIMESTAMP = "20260101T000000Z"
+_XML = "<domain><name>vm</name><uuid>u</uuid><memory>1</memory></domain>"
 
 
 def order_in(folder: Path, mode: Mode, **given: Any) -> Order:
@@ -49,7 +52,7 @@ def plain_image(folder: Path) -> Path:
 
 
 def host_at(folder: Path, hypervisor: object = None) -> Host:
-    """A host without libvirt, or with what stands in for it; only `folder` is allowed."""
-    without_machines = SimpleNamespace(look=lambda _name: None)
-    known: Any = hypervisor or without_machines
+    """A host where the machine is off, or with what stands in for libvirt; only `folder` is allowed."""
+    off = View(Power.OFF, stopped_by_itself=False, moved_away=False, xml=_XML, description=describe(_XML))
+    known: Any = hypervisor or SimpleNamespace(look=lambda _name: off)
     return Host("n1", known, Images(), [str(folder)], {}, Unretained(folder / "unretained"))

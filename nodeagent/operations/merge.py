@@ -23,7 +23,7 @@ from nodeagent.operations.making import read_making, write_making
 from nodeagent.operations.overlays import write_back
 from nodeagent.operations.streaming import backing_of, make_whole
 from nodeagent.order import Order, OrderDisk
-from nodeagent.steps import NO_FACTS, Facts, Host, Step
+from nodeagent.steps import LEFT, NO_FACTS, Facts, Host, Step
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 
@@ -83,8 +83,11 @@ def _write_back(order: Order, host: Host, disk: OrderDisk, _facts: Facts) -> Fac
 
 
 def _take_back(order: Order, host: Host, _facts: Facts) -> Facts:
-    for disk in order.disks:
-        write_back(host, order, disk)
+    try:
+        for disk in order.disks:
+            write_back(host, order, disk)
+    except Refused as why:  # it was moved, over its overlays: they are written back where it is
+        return {LEFT: why.sentence}
     if is_lost(order, host):
         clear(order, host)
     return NO_FACTS

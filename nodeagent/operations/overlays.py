@@ -18,6 +18,7 @@ from nodeagent.host.description import describe, with_sources
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, open_folder
 from nodeagent.host.hypervisor import Job, View
+from nodeagent.operations.following import refuse_if_gone
 from nodeagent.operations.settling import let_settle
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import Host
@@ -61,6 +62,7 @@ def write_back(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Jo
     last, was_in_use = "it was switched on and off too often", False
     for _ in range(_ROUNDS):
         view = host.hypervisor.look(order.machine)
+        refuse_if_gone(order, host, view)
         overlay = _overlay_in_use(view, disk)
         if overlay is None:
             _remove_overlays(host, order, disk)

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, open_folder, remove_file
 from nodeagent.host.hypervisor import Job
+from nodeagent.operations.following import refuse_if_gone
 from nodeagent.operations.settling import let_settle
 from nodeagent.order import Order, OrderDisk
 from nodeagent.steps import Host
@@ -35,6 +36,7 @@ def make_whole(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Jo
         is_active = view is not None and view.is_active
         if backing is None and below is None:
             return
+        refuse_if_gone(order, host, view)
         try:
             if backing is None and (is_active or is_flattened):
                 _write_out(host, order, disk, is_active=is_active)

@@ -14,9 +14,11 @@ from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import names_in, open_folder, root_of
 from nodeagent.host.hypervisor import View
 from nodeagent.host.qcow2 import Header
+from nodeagent.moves import moved
 from nodeagent.operations.choosing import as_made, chosen
 from nodeagent.operations.deletion_survey import refuse_if_in_use, restored_under_other_names, survey_deletion
 from nodeagent.operations.finding import FoundSet, find_set
+from nodeagent.operations.following import refuse_unseen_set, to_be_merged
 from nodeagent.operations.given_up import given_up
 from nodeagent.operations.overlays import image_below
 from nodeagent.operations.restore_survey import survey_restore
@@ -114,7 +116,7 @@ class Surveyor:
         self._view(machine.name)
         order = self._order(leaf, machine, plan, Mode.MERGING, self._directory_disks(machine))
         total = sum(self._header(machine.name, disk).virtual_size for disk in order.disks)
-        return as_made(order, self.host).model_copy(update={"bytes_total": total})
+        return to_be_merged(as_made(order, self.host), leaf, self.host).model_copy(update={"bytes_total": total})
 
     def _retain(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         order = self._order(leaf, machine, plan, Mode.RETAINING, self._directory_disks(machine))
@@ -122,6 +124,7 @@ class Surveyor:
         restoring = [other.timestamp for other in (*own, *restored_under_other_names(self.catalogue, machine.name))]
         published = self._exists(order.paths.backup, f"{MANIFEST_NAME}.{leaf.timestamp}")
         order = order.model_copy(update={"firmware": self._kept_firmware(order), "published": published})
+        refuse_unseen_set(order, leaf, self.host)
         update = {"protected": tuple(restoring), "iterations": plan.iterations}
         return order.model_copy(update=update | {"bytes_total": self._length_in_retain(order)})
 
@@ -163,8 +166,11 @@ class Surveyor:
         machine = self.catalogue.machine(leaf.machine)
         if machine is None:
             raise Refused(
-                ReturnValue.CANNOT_FIND_MACHINE, f"{leaf.machine}: the directory has no such machine (any more)"
+                ReturnValue.CANNOT_FIND_MACHINE,
+                f"{leaf.machine}: the directory shows no such machine (any more); it may be another node's by now",
             )
+        if machine.node and machine.node.casefold() != self.host.node.casefold():
+            raise moved(machine.name, self.host.node, machine.node)
         if machine.name != leaf.machine:
             raise Refused(
                 ReturnValue.INVALID_NAME,
@@ -199,6 +205,8 @@ class Surveyor:
             overlay_limit=plan.overlay_limit,
             freeze_seconds=plan.freeze_seconds,
             started_at=self.host.wall_clock(),
+            node=self.host.node,
+            boot=self.host.moves.boot,
         )
 
     def _view(self, name: str) -> View:

@@ -300,7 +300,10 @@ CATALOGUE = (
     Fault("image moved away", "people", _move_images_away, _move_images_back, guests_wait=True, may_fail=EVERY),
     Fault("leaf deleted", "people", _delete_leaves, leaves_end="gone"),
     Fault("leaf failed by hand", "people", _fail_leaves, leaves_end="failed with 1"),
-    Fault("machine moved to a node", "people", _move_machines("node-99.lab.example"), _move_machines("")),
+    # Who began a step ends it, wherever the machine is said to be.
+    Fault(
+        "machine moved to a node", "people", _move_machines("node-99.lab.example"), _move_machines(""), goes_on=EVERY
+    ),
     Fault("RAM disk full", "host", _fill_ram, _empty_ram, holds={Mode.SNAPSHOTTING: ("began save", "began freeze")}),
     Fault("retain full", "host", _fill_store, _empty_store, guests_wait=True, may_fail=EVERY),
     Fault("backup full", "host", _backup(write="ENOSPC"), _backup(), may_fail=frozenset({Mode.RETAINING})),

@@ -35,11 +35,41 @@ BUGS = (
         (
             Edit(
                 "nodeagent/reporting.py",
-                "    if leaf.mode is not order.mode or not leaf.is_at_work:",
-                "    if leaf.mode is None:",
+                "    if leaf.mode is not order.mode or not leaf.is_at_work or",
+                "    if leaf.mode is None or",
             ),
         ),
         ("tests/pure/test_reporting.py::test_the_result_of_a_leaf_that_somebody_moved_changes_nothing",),
+    ),
+    Bug(
+        "A node takes up what another is at",
+        "A machine is moved while its set is carried: two nodes write the same files, and half a set is published.",
+        (Edit("nodeagent/cycle.py", "if not leaf.is_at_work or leaf.is_left_to(self._node):", "if leaf.machine:"),),
+        ("tests/pure/test_moves.py::test_what_another_node_is_at_is_left_to_it_also_where_the_machine_is_here",),
+    ),
+    Bug(
+        "A node that was lost goes on where it was",
+        "Its machines run elsewhere by then; a second QEMU, or a merge, writes to their images.",
+        (Edit("nodeagent/moves.py", 'if order.boot in ("", self.boot):', "if order.boot:"),),
+        ("tests/pure/test_moves.py::test_what_was_begun_before_a_boot_is_given_up_where_the_machine_is_elsewhere",),
+    ),
+    Bug(
+        "A merge writes to the image of a machine that is off here and may run elsewhere",
+        "It was moved while the merge was at work, and its disk is damaged under it.",
+        (
+            Edit(
+                "nodeagent/operations/following.py",
+                "    host.moves.refuse_if_moved(order)\n",
+                "",
+            ),
+        ),
+        ("tests/host/test_moved_images.py::test_an_image_whose_machine_has_left_is_not_written_to[moved]",),
+    ),
+    Bug(
+        "A backup that lies ahead of the clock keeps a promise",
+        "After a night with a wrong clock nobody hears for years that there are no backups any more.",
+        (Edit("vmkeep/contract/promises.py", "return leaf.planned > now + _CLOCKS_DIFFER", "return False"),),
+        ("tests/pure/test_promises.py::test_a_leaf_that_lies_ahead_of_the_clock_keeps_no_promise_and_is_named",),
     ),
     Bug(
         "The name in a server's certificate is not looked at",

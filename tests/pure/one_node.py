@@ -73,7 +73,8 @@ def workshop(tmp_path: Path) -> Workshop:
     shop = assemble(settings, lambda: None).shop
     catalogue = Catalogue(Directory(), TREE)
     no_libvirt: Any = SimpleNamespace()
-    host = replace(shop.host, hypervisor=no_libvirt)
+    moves = replace(shop.host.moves, catalogue=catalogue)
+    host = replace(shop.host, hypervisor=no_libvirt, moves=moves)
     return replace(
         shop,
         catalogue=catalogue,

@@ -66,6 +66,8 @@ set     leaf         vmkeepGroup=shop                           yes    yes      
 set     leaf         vmkeepGroupSpread=0.5                      yes    yes      -      -      -        -
 set     leaf         vmkeepGroupConsistency=consistent          yes    yes      -      -      -        -
 set     leaf         vmkeepSetDirectory=/var/x                  yes    yes      yes    -      -        -
+set     leaf         vmkeepSetNode=node-01.example.org          yes    yes      yes    -      -        -
+set     leaf         vmkeepNode=node-01.example.org             yes    yes      yes    -      -        -
 set     leaf         vmkeepManifestDigest=abc                   yes    yes      yes    -      -        -
 set     leaf         vmkeepConflicts=[]                         yes    yes      yes    -      -        -
 set     leaf         vmkeepEntry=dn:_x                          yes    yes      yes    -      -        -
@@ -371,6 +373,7 @@ NOT_THE_NODES = {
     Attribute.DEADLINE,
     *(Attribute.GROUP, Attribute.WINDOW),
     *(Attribute.GROUP_SPREAD, Attribute.GROUP_CONSISTENCY),  # the controller's
+    Attribute.PROMISE,
 }
 
 

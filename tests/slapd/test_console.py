@@ -89,6 +89,8 @@ def test_status_as_json_has_the_documented_shape(cluster: ClusterOfPeers) -> Non
             "message": "no room [bold]at all",
         },
         "trouble": None,
+        "broken_promise": None,
+        "not_covered": machines["never"]["not_covered"].replace("never", "failed"),
     }
     assert machines["running"]["running"]["percent"] == 42
 

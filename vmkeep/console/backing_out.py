@@ -6,7 +6,7 @@ A leaf that brought another machine's set here (`restore --as`) goes instead, wi
 from datetime import UTC, datetime
 
 from vmkeep.console.another_name import take_back
-from vmkeep.console.restoring import NOTHING_REMOVED, failure, keeps_old, never_was_good, why_not_abort
+from vmkeep.console.restoring import NOTHING_REMOVED, failure, keeps_old, why_not_abort
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
@@ -51,7 +51,7 @@ def abort(catalogue: Catalogue, machine: str) -> str:
 
 def back_out(catalogue: Catalogue, leaf: Leaf) -> str:
     """Make the leaf, as read, what it was before; says what was done. Refused when somebody moved it meanwhile."""
-    return_value, message = (leaf.return_value, None) if never_was_good(leaf) else (0, "")
+    return_value, message = (leaf.return_value, None) if leaf.never_was_good else (0, "")
     report = Report(to_timestamp(datetime.now(UTC)), return_value, message, dict.fromkeys(_gone(leaf), ()))
     if catalogue.claim(leaf, Mode.FINISHED, report) is Claim.LOST:
         raise Refused(

@@ -16,7 +16,7 @@ from vmkeep.console.cli_sets import rebuild_command, sets_command
 from vmkeep.console.options import PROGRAM, AsJson, SettingsFile, catalogue_of, unknown
 from vmkeep.console.reading import Reading, read_all, read_one
 from vmkeep.console.status import Standing, Status, statuses, to_json
-from vmkeep.console.tables import status_lines, status_table, summary
+from vmkeep.console.tables import not_covered, status_lines, status_table, summary
 from vmkeep.contract.machine import check_name
 from vmkeep.directory.catalogue import Catalogue
 
@@ -43,13 +43,13 @@ def status(
     as_json: AsJson = False,
     settings_file: SettingsFile = None,
 ) -> None:
-    """Show last success, age, size, downtime, what is running and what failed. Exit 0, or 3 when a machine failed."""
+    """Show last success, age, size, downtime, what runs, what failed. Exit 3: one failed, or lacks what is promised."""
     with catalogue_of(context, settings_file) as catalogue:
         zone = ZoneInfo(PROGRAM.settings(context, settings_file).timezone)
         reading = read_all(catalogue) if machine is None else _one(catalogue, machine)
         found = statuses(reading.machines, reading.leaves, datetime.now(UTC), zone)
         _print_json(found) if as_json else _print_table(found)
-        raise typer.Exit(SOME_FAILED if any(one.standing is Standing.FAILED for one in found) else 0)
+        raise typer.Exit(SOME_FAILED if any(map(_is_alarming, found)) else 0)
 
 
 app.command("plan")(plan_command)
@@ -72,6 +72,10 @@ def _one(catalogue: Catalogue, machine: str) -> Reading:
     return reading
 
 
+def _is_alarming(status: Status) -> bool:
+    return status.standing is Standing.FAILED or bool(status.broken_promise)
+
+
 def _print_json(found: Sequence[Status]) -> None:
     print(json.dumps({"machines": [to_json(one) for one in found]}, indent=2))
 
@@ -82,3 +86,5 @@ def _print_table(found: Sequence[Status]) -> None:
     else:
         print("\n".join(status_lines(found)))
     print(summary(found))
+    if told := not_covered(found):
+        print(told)

@@ -51,6 +51,7 @@ def _values(plan: Plan) -> list[tuple[Attribute, str]]:
         (Attribute.SEQUENCE_STOP, _number(plan.sequence_stop)),
         (Attribute.SEQUENCE_START, _number(plan.sequence_start)),
         (Attribute.WINDOW, f"{plan.window} s" if plan.window else "until its next time"),
+        (Attribute.PROMISE, plan.promise or _NOT_SET),
         (Attribute.CRON_MINUTE, schedule.minute if schedule else _NOT_SET),
         (Attribute.CRON_HOUR, schedule.hour if schedule else _NOT_SET),
         (Attribute.CRON_DAY, schedule.day if schedule else _NOT_SET),

@@ -24,12 +24,13 @@ _LEAF_ATTRIBUTES = (
     Attribute.GROUP_SPREAD,
     Attribute.GROUP_CONSISTENCY,
 )
-_WINDOW_ATTRIBUTES = (
+_PLAN_ATTRIBUTES = (
+    *(Attribute.EXCLUDE, Attribute.PROMISE),
     *(Attribute.WINDOW, Attribute.CRON_ACTIVE),
     *(Attribute.CRON_MINUTE, Attribute.CRON_HOUR),
     *(Attribute.CRON_DAY, Attribute.CRON_MONTH, Attribute.CRON_DAY_OF_WEEK),
 )
-_READ = ("objectClass", "ou", Attribute.EXCLUDE, *_WINDOW_ATTRIBUTES, *_LEAF_ATTRIBUTES)
+_READ = ("objectClass", "ou", *_PLAN_ATTRIBUTES, *_LEAF_ATTRIBUTES)
 
 
 @dataclass(frozen=True)

@@ -166,13 +166,3 @@ def refuse_while_old_is_kept(leaf: Leaf) -> None:
         f"({said}); nothing was asked for. When it is no longer needed, {first}let it go with "
         "ldif/edits/drop-old.ldif; then ask again",
     )
-
-
-def never_was_good(leaf: Leaf) -> bool:
-    """Whether an agent refused the restore because there was no good backup: nothing may make one of it.
-
-    Where there is no manifest's digest there is no benefit of the doubt: one good backup too few does less harm than
-    one too many.
-    """
-    refused = leaf.mode is Mode.UNRETAINING_SMALL_FILES and leaf.return_value == ReturnValue.WRONG_STATE_INFORMATION
-    return refused and not leaf.manifest_digest

@@ -7,7 +7,6 @@ from datetime import datetime
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
-from vmkeep.console.restoring import never_was_good
 from vmkeep.contract.codes import meaning_of
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.grouping import is_inconsistent, value_of, window_end
@@ -15,6 +14,7 @@ from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute
 from vmkeep.contract.plan import is_excluded
+from vmkeep.contract.promises import Lack, LackKind, has_good_set, lack
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
 from vmkeep.contract.timetable import timetable
 from vmkeep.directory.survey import Surveyed
@@ -53,6 +53,12 @@ class Status:
     group_spread: str = ""
     group_consistency: str = ""
     is_late: bool = False
+    lack: Lack | None = None
+
+    @property
+    def broken_promise(self) -> str:
+        """What the plan promises and is not so; empty where all is well, or nothing is promised."""
+        return self.lack.sentence if self.lack and self.lack.kind is LackKind.BROKEN else ""
 
 
 def statuses(
@@ -69,7 +75,7 @@ def statuses(
 def status_of(surveyed: Surveyed, leaves: Sequence[Leaf], now: datetime, zone: ZoneInfo = _UTC) -> Status:
     """One machine, from its leaves."""
     ordered = sorted(leaves, key=lambda leaf: leaf.timestamp)
-    good = next((leaf for leaf in reversed(ordered) if _is_backup(leaf)), None)
+    good = next((leaf for leaf in reversed(ordered) if has_good_set(leaf)), None)
     running = next((leaf for leaf in reversed(ordered) if leaf.is_in_flight), None)
     failed = next((leaf for leaf in reversed(ordered) if leaf.is_failed and _is_told(leaf, good)), None)
     left_out, trouble = _exclusion(surveyed)
@@ -88,6 +94,7 @@ def status_of(surveyed: Surveyed, leaves: Sequence[Leaf], now: datetime, zone: Z
         group_spread=good.group_spread if good else "",
         group_consistency=good.group_consistency if good else "",
         is_late=running is not None and _is_late(surveyed, running, now, zone),
+        lack=lack(surveyed.machine, surveyed.sources, leaves, now),
     )
 
 
@@ -108,6 +115,8 @@ def to_json(status: Status) -> dict[str, object]:
         "group": status.group or None,
         "group_consistency": status.group_consistency or None,
         "group_spread_seconds": float(status.group_spread) if _SECONDS.fullmatch(status.group_spread) else None,
+        "broken_promise": status.broken_promise or None,
+        "not_covered": status.lack.sentence if status.lack and not status.broken_promise else None,
     }
 
 
@@ -137,12 +146,6 @@ def what_runs(leaf: Leaf) -> str:
 def failed_at(leaf: Leaf) -> datetime:
     """When a leaf failed; its planned time where State does not say."""
     return from_timestamp(leaf.state) if is_timestamp(leaf.state) else leaf.planned
-
-
-def _is_backup(leaf: Leaf) -> bool:
-    """Whether there is a good set behind it: a restore starts from one, and leaves it as it is."""
-    restored_from = leaf.is_in_restore and not never_was_good(leaf)
-    return not leaf.wishes.original and (leaf.is_good_backup or restored_from)
 
 
 def _is_told(leaf: Leaf, good: Leaf | None) -> bool:

@@ -8,6 +8,7 @@ from rich.text import Text
 from vmkeep.console.effective import Setting
 from vmkeep.console.sets import BackupSet
 from vmkeep.console.status import Standing, Status, of_its_group, what_runs, why_failed
+from vmkeep.contract.promises import told_together
 
 _STYLES = {
     Standing.OK: "green",
@@ -74,6 +75,12 @@ def summary(statuses: Sequence[Status]) -> str:
     return f"{len(statuses)} machines: " + ", ".join(f"{number} {standing}" for standing, number in counted if number)
 
 
+def not_covered(statuses: Sequence[Status]) -> str:
+    """The machines that no plan covers, on one line; empty where there are none."""
+    names = [printable(status.machine) for status in statuses if status.lack and not status.broken_promise]
+    return told_together(names) if names else ""
+
+
 def size_text(size: int | None) -> str:
     """Bytes in the largest unit that fits."""
     if size is None:
@@ -129,6 +136,8 @@ def _remarks(status: Status) -> str:
         remarks.append(broken)
     if status.trouble:
         remarks.append(status.trouble)
+    elif status.broken_promise:
+        remarks.append(status.broken_promise.removeprefix(f"{status.machine}: "))
     return "; ".join(remarks)
 
 

@@ -75,6 +75,8 @@ class ReturnValue(IntEnum):
     GUEST_STOPPED = 106, "the machine stopped while it was being backed up"
     DESCRIPTION_NOT_ALLOWED = 107, "the description holds what is not allowed here"
     NO_SIGN_OF_LIFE = 108, "the agent gave no sign of life in time"
+    MOVED_AWAY = 115, "the machine is another node's by now"
+    SET_ELSEWHERE = 116, "the set lies where this node does not see it"
 
 
 def meaning_of(number: int) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import date, datetime
 
+from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.modes import ROWS, Circle, Kind, Mode
 from vmkeep.contract.timestamps import from_timestamp
 
@@ -34,7 +35,8 @@ class Leaf:
     `execution_times` are the raw values (`snapshot: 5.108`); `raw_mode` is kept beside `mode` because a claim must name
     the value exactly as it stands. `conflicts` is JSON; `entry` and `entry_before` are LDIF, of the machine's entry as
     it is to be and as it was before a restore. `instant` is that of its snapshot, by its node's clock; `group…` is
-    what the controller says of the machines it was to be saved with.
+    what the controller says of the machines it was to be saved with. `node` is at work on it, `set_node` laid its set
+    into retain.
     """
 
     dn: str
@@ -54,6 +56,8 @@ class Leaf:
     size: int | None = None
     set_directory: str = ""
     manifest_digest: str = ""
+    node: str = ""
+    set_node: str = ""
     conflicts: str = ""
     entry: str = ""
     entry_before: str = ""
@@ -104,9 +108,23 @@ class Leaf:
         return self.mode is not None and ROWS[self.mode].circle is Circle.RESTORE
 
     @property
+    def never_was_good(self) -> bool:
+        """Whether an agent refused the restore because there was no good backup: nothing may make one of it.
+
+        Where there is no manifest's digest there is no benefit of the doubt: one good backup too few does less harm
+        than one too many.
+        """
+        refused = self.mode is Mode.UNRETAINING_SMALL_FILES and self.return_value == ReturnValue.WRONG_STATE_INFORMATION
+        return refused and not self.manifest_digest
+
+    @property
     def is_in_flight(self) -> bool:
         """Whether something is still to come without a person's doing."""
         return self.mode is not None and self.mode not in (Mode.FINISHED, Mode.DELETED) and not self.is_failed
+
+    def is_left_to(self, node: str) -> bool:
+        """Whether a node may go on with work on it: it began that, or nothing says who did."""
+        return self.node.casefold() in ("", node.casefold())
 
     def duration(self, what: str) -> float | None:
         """Seconds recorded under a name in sstProvisioningExecutionTime."""

@@ -83,6 +83,9 @@ class Attribute(StrEnum):
     INSTANT = "vmkeepInstant"
     GROUP_SPREAD = "vmkeepGroupSpread"
     GROUP_CONSISTENCY = "vmkeepGroupConsistency"
+    PROMISE = "vmkeepPromise"
+    AT_NODE = "vmkeepNode"
+    SET_NODE = "vmkeepSetNode"
 
 
 class ObjectClass(StrEnum):
@@ -129,6 +132,9 @@ OIDS: dict[str, str] = {
     Attribute.INSTANT: f"{VMKEEP_ARC}.1.42",
     Attribute.GROUP_SPREAD: f"{VMKEEP_ARC}.1.43",
     Attribute.GROUP_CONSISTENCY: f"{VMKEEP_ARC}.1.44",
+    Attribute.PROMISE: f"{VMKEEP_ARC}.1.50",
+    Attribute.AT_NODE: f"{VMKEEP_ARC}.1.51",
+    Attribute.SET_NODE: f"{VMKEEP_ARC}.1.52",
     ObjectClass.LEAF: f"{VMKEEP_ARC}.2.1",
     ObjectClass.PLAN: f"{VMKEEP_ARC}.2.2",
 }

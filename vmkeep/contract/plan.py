@@ -7,7 +7,7 @@ Reading is lenient about what is absent and strict about what is there: an unrea
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from cronsim import CronSim, CronSimError
@@ -54,7 +54,8 @@ class Plan:
     """What to do with one machine. Paths absolute, bandwidths in MiB/s (0: unlimited), permissions as octal modes.
 
     `overlay_limit` in MiB, 0 for whatever can be written back again. `deadline`: seconds that a step may stand without
-    a sign of life. `window`: seconds after the planned time until a snapshot is to be made.
+    a sign of life. `window`: seconds after the planned time until a snapshot is to be made. `promise` as written: it is
+    read by who watches over it, and refuses no backup.
     """
 
     backup_root: str
@@ -75,6 +76,7 @@ class Plan:
     bandwidth_copy: int
     freeze_seconds: int
     deadline: int
+    promise: str
     schedule: Schedule | None
     group: str | None
     sequence_stop: str | None
@@ -110,6 +112,11 @@ def deadline_of(machine: str, sources: Sequence[Source]) -> int:
         return _DEADLINE
 
 
+def promise_of(machine: str, sources: Sequence[Source]) -> timedelta | None:
+    """How old the newest good backup may become by the plan; None where it promises nothing. Refused: unreadable."""
+    return _Reader(machine, sources).optional(Attribute.PROMISE, _span)
+
+
 def resolve(machine: str, sources: Sequence[Source]) -> Plan:
     """The effective plan, from sources in order of precedence; Refused names machine, attribute and entry."""
     read = _Reader(machine, sources)
@@ -132,6 +139,7 @@ def resolve(machine: str, sources: Sequence[Source]) -> Plan:
         bandwidth_copy=read.optional(Attribute.BANDWIDTH_COPY, _natural) or 0,
         freeze_seconds=read.optional(Attribute.FREEZE_SECONDS, _positive) or _FREEZE_SECONDS,
         deadline=read.optional(Attribute.DEADLINE, _positive) or _DEADLINE,
+        promise=read.optional(Attribute.PROMISE, str) or "",
         schedule=_schedule(read),
         group=read.optional(Attribute.GROUP, str),
         sequence_stop=read.optional(Attribute.SEQUENCE_STOP, str),
@@ -201,6 +209,8 @@ class _Unreadable(Exception):  # noqa: N818 - carried to the Refused that names 
 
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_SPAN = re.compile(r"([0-9]{1,9}) ?([smhdw]?)", re.IGNORECASE)
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?")
 
 
@@ -234,6 +244,13 @@ def _positive(text: str) -> int:
     if number < 1:
         raise _Unreadable("it must be 1 or more")
     return number
+
+
+def _span(text: str) -> timedelta:
+    found = _SPAN.fullmatch(text.strip())
+    if not found or not int(found.group(1)):
+        raise _Unreadable("it must be a number of seconds, or one with s, m, h, d or w, such as 26h")
+    return timedelta(seconds=int(found.group(1)) * _UNITS[found.group(2).casefold()])
 
 
 def _permission(text: str) -> int:

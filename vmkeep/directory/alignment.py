@@ -24,6 +24,7 @@ _PLAN = (
     Attribute.DEADLINE,
     Attribute.GROUP,
     Attribute.WINDOW,
+    Attribute.PROMISE,
 )
 _ALLOWED = re.compile("|".join((r"sst[a-z0-9-]*|objectclass|ou|cn|description", *_PLAN)), re.IGNORECASE)
 _NAMING = re.compile(r"sst[a-z0-9-]*|ou|cn", re.IGNORECASE)

@@ -198,6 +198,8 @@ def leaf_of(entry: Entry) -> Leaf | None:
         size=_number(entry, Attribute.SIZE),
         set_directory=entry.first(Attribute.SET_DIRECTORY) or "",
         manifest_digest=entry.first(Attribute.MANIFEST_DIGEST) or "",
+        node=entry.first(Attribute.AT_NODE) or "",
+        set_node=entry.first(Attribute.SET_NODE) or "",
         conflicts=entry.first(Attribute.CONFLICTS) or "",
         entry=entry.first(Attribute.ENTRY) or "",
         entry_before=entry.first(Attribute.ENTRY_BEFORE) or "",

@@ -30,6 +30,8 @@ class Metrics:
     late: Gauge = field(init=False)
     spread: Gauge = field(init=False)
     broken_groups: Counter = field(init=False)
+    broken_promises: Gauge = field(init=False)
+    uncovered: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         """Register everything once."""
@@ -52,6 +54,12 @@ class Metrics:
                 "vmkeep_broken_groups", "Groups that are not one instant", ["group"], registry=self.registry
             ),
             "silent": Gauge("vmkeep_silent_work", "Work that shows no progress for long", registry=self.registry),
+            "broken_promises": Gauge(
+                "vmkeep_broken_promises", "Machines without the good backup they are promised", registry=self.registry
+            ),
+            "uncovered": Gauge(
+                "vmkeep_uncovered_machines", "Machines that no plan covers nor leaves out", registry=self.registry
+            ),
         }
         for name, metric in made.items():
             object.__setattr__(self, name, metric)

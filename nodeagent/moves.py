@@ -1,0 +1,85 @@
+"""Whose a machine is by now, and whose the work on its leaf: asked before what may be another node's is touched.
+
+A machine can be moved while work on it is at hand, and be started elsewhere while its node is down. Images on shared
+storage belong to the node that runs it then, and a set to the node that took its leaf up.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodeagent.order import Order
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused, TryLater
+from vmkeep.contract.leaf import Leaf
+from vmkeep.directory.catalogue import Catalogue
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def this_boot() -> str:
+    """What tells this start of the host from every other."""
+    return _BOOT.read_text(encoding="ascii").strip()
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Asks the directory. Without a `catalogue` there is nobody to ask, and nothing moves."""
+
+    catalogue: Catalogue | None = None
+    node: str = ""
+    boot: str = ""
+
+    def refuse_if_moved(self, order: Order) -> None:
+        """Refused where the directory does not give the machine to this node; TryLater where it cannot be asked."""
+        if self.catalogue is None:
+            return
+        machine = self.catalogue.machine_entry(order.machine)
+        if machine is None or (machine.node or "").casefold() != self.node.casefold():
+            raise moved(order.machine, self.node, machine.node if machine else None)
+
+    def refuse_if_moved_over_a_boot(self, order: Order) -> None:
+        """The same, for work begun before the host was started anew: it may have been given up for lost.
+
+        A directory that cannot be asked says nothing: it may be a machine of this very node, to be brought up first.
+        """
+        if order.boot in ("", self.boot):
+            return
+        try:
+            self.refuse_if_moved(order)
+        except TryLater:
+            return
+
+    def refuse_if_given_up(self, order: Order) -> None:
+        """Refused where the leaf was ended, or taken up by another node, since this work began.
+
+        It is not shown to a node that has lost it. One that was deleted, or a directory that cannot be asked, says
+        nothing: the result is dropped, or told late.
+        """
+        if self.catalogue is None:
+            return
+        try:
+            leaf = self.catalogue.leaf(order.leaf_dn)
+            is_ours = (
+                self.catalogue.machine_entry(order.machine) is not None if leaf is None else self._is_at(leaf, order)
+            )
+        except TryLater:
+            return
+        if not is_ours:
+            raise Refused(
+                ReturnValue.MOVED_AWAY,
+                f"{order.machine}: {order.mode} of {order.timestamp} was ended by somebody else, or is another node's "
+                "by now; nothing more is done to its set here",
+            )
+
+    def _is_at(self, leaf: Leaf, order: Order) -> bool:
+        return leaf.mode is order.mode and leaf.is_at_work and leaf.is_left_to(self.node)
+
+
+def moved(machine: str, node: str, to: str | None) -> Refused:
+    """What to say on a node that a machine has left, or that the directory does not show it to any more."""
+    where = f"is on {to or 'no node'} (sstNode)" if to is not None else "is not shown to this node by the directory"
+    return Refused(
+        ReturnValue.MOVED_AWAY,
+        f"{machine} {where}, and {node} was at work on it: its images are not written to from here; "
+        "this is asked for again where it is",
+    )

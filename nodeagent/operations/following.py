@@ -1,0 +1,88 @@
+"""What a merge or a retain sees to where its machine was moved: that the machine is still here, and that its set is.
+
+A machine that is off here may run elsewhere, over the same image. And a node may see a machine's images and not the
+retain directory that another node laid the set into. Called by the surveys and by whatever writes to images.
+"""
+
+from pathlib import PurePosixPath
+
+from nodeagent.host.errors import HostFailure
+from nodeagent.host.hypervisor import View
+from nodeagent.operations.making import NAME as MAKING_NAME
+from nodeagent.order import Order
+from nodeagent.steps import Host
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused
+from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.modes import Mode
+
+
+def refuse_if_gone(order: Order, host: Host, view: View | None) -> None:
+    """Refused before a merge writes to an image of a machine that does not run here and may run elsewhere.
+
+    A snapshot is not asked: whoever it holds down comes up again here, whatever the directory says by now.
+    """
+    if order.mode is not Mode.MERGING or (view is not None and view.is_active):
+        return
+    if view is None or view.moved_away:
+        what = "knows it no more" if view is None else "says that it moved away"
+        raise Refused(
+            ReturnValue.MOVED_AWAY,
+            f"{order.machine}: libvirt on {host.node} {what}: its images are not written to from here; "
+            "set sstNode to where it is defined, and ask for merge again",
+        )
+    host.moves.refuse_if_moved(order)
+
+
+def to_be_merged(order: Order, leaf: Leaf, host: Host) -> Order:
+    """The order of a merge that lacks its notes, with where they lie; Refused where an image lies over what is unseen.
+
+    Over such an image nothing runs here. Elsewhere the set can still be had.
+    """
+    if not order.unmade or not _is_of_another(leaf, host):
+        return order
+    for disk in order.disks:
+        backing = host.header(PurePosixPath(disk.path)).backing_file
+        if backing is not None and not _is_there(backing, host):
+            raise Refused(
+                ReturnValue.SET_ELSEWHERE,
+                f"{order.machine}: the image {disk.path} lies over {backing}, which {leaf.set_node} laid there and "
+                f"{host.node} does not see; do not start the machine on {host.node}: {_how_to_go_on(order, leaf)}",
+            )
+    return order.model_copy(update={"unmade": f"{order.unmade}; {leaf.set_node} laid it there, {host.node} sees none"})
+
+
+def refuse_unseen_set(order: Order, leaf: Leaf, host: Host) -> None:
+    """Refused where a set that is to be carried was laid into retain by another node, and is not seen here."""
+    notes = order.paths.retain / MAKING_NAME
+    if order.published or not _is_of_another(leaf, host) or _is_there(str(notes), host):
+        return
+    raise Refused(
+        ReturnValue.SET_ELSEWHERE,
+        f"{order.machine}: its set {order.timestamp} lies in {order.paths.retain} on {leaf.set_node}, and {host.node} "
+        f"does not see it; the machine is whole and needs nothing of it: {_how_to_go_on(order, leaf)}",
+    )
+
+
+def _how_to_go_on(order: Order, leaf: Leaf) -> str:
+    step = "merge" if order.mode is Mode.MERGING else "retain"
+    with_it = "move the machine back there, set" if order.mode is Mode.MERGING else "set"
+    until = "" if order.mode is Mode.MERGING else " (until the leaf is finished; the machine runs on where it is)"
+    return (
+        f"mount that directory here, or {with_it} sstNode to {leaf.set_node}{until}; "
+        f"then ask for {step} again (mode {step}, State 0, ReturnValue 0)"
+    )
+
+
+def _is_of_another(leaf: Leaf, host: Host) -> bool:
+    return leaf.set_node.casefold() not in ("", host.node.casefold())
+
+
+def _is_there(path: str, host: Host) -> bool:
+    try:
+        host.header(PurePosixPath(path))
+    except FileNotFoundError:
+        return False
+    except HostFailure:
+        return True  # whatever it is, it is seen
+    return True
