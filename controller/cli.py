@@ -14,11 +14,12 @@ from structlog.typing import FilteringBoundLogger
 from controller.check import check as check_directory
 from controller.cycle import NOT_ENDED, Cycle, bounds_of, read_view, utc_now
 from controller.lookout import Lookout, slots_of
+from controller.pruning import Pruner
 from controller.rehearsal import Rehearsal, comment
-from controller.report import ALL_FINISHED, NONE_FINISHED, exit_code, line, summary
+from controller.report import ALL_FINISHED, NONE_FINISHED, Outcome, exit_code, line, summary
 from controller.run import Choice, Fate, Started, choose, start
 from controller.schedule import Scheduler
-from controller.waiting import Run
+from controller.waiting import Deletions, Run
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.service import logs
@@ -161,7 +162,9 @@ def _waited(
     quiet = chosen.logs.model_copy(update={"level": "debug" if chosen.logs.level == "debug" else "warning"})
     log = logs.configure(quiet, PROGRAM.name)
     cycle = Cycle(catalogue, bounds_of(chosen), log, only=started.machines, complete=complete)
-    waiting = Run(cycle, started, lambda outcome: print(line(outcome), flush=True), time.monotonic() + timeout)
+    pruner = Pruner(catalogue, ZoneInfo(chosen.timezone), log, utc_now, every=None)
+    deadline = time.monotonic() + timeout
+    waiting = Run(cycle, started, _say, deadline, Deletions(cycle, pruner))
     loop = Loop(waiting.turn, Pace(chosen.reconcile_seconds), log, bugs_allowed=3)
     waiting.when_over = loop.stop
     if started.machines:
@@ -172,6 +175,10 @@ def _waited(
     return INTERRUPTED + loop.stopped_by if loop.stopped_by else exit_code(outcomes)
 
 
+def _say(outcome: Outcome) -> None:
+    print(line(outcome), flush=True)
+
+
 def _serve(chosen: ControllerSettings) -> None:
     log = logs.configure(chosen.logs, PROGRAM.name)
     metrics = Metrics()
@@ -179,11 +186,12 @@ def _serve(chosen: ControllerSettings) -> None:
     with opened(chosen.directory) as catalogue:
         cycle = Cycle(catalogue, bounds_of(chosen), log, metrics)
         scheduler = _scheduler(catalogue, chosen, log)
+        pruner = Pruner(catalogue, ZoneInfo(chosen.timezone), log, utc_now, metrics)
 
         def turn() -> float:
             # What is in flight comes first: it goes on even where the plans cannot be read.
-            next_move, next_slot = cycle.turn_and_wait(), scheduler.turn()
-            return next_slot if next_move is None else min(next_move, next_slot)
+            due = [cycle.turn_and_wait(), scheduler.turn(), pruner.turn(cycle.ended_well)]
+            return min(seconds for seconds in due if seconds is not None)
 
         loop = Loop(turn, Pace(chosen.reconcile_seconds), log, Readiness.of(os.environ))
         with catalogue.store.watch(catalogue.tree.machines, NOT_ENDED, loop.wake) as watcher, signals(loop):

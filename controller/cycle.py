@@ -52,6 +52,8 @@ _READ = (
     Attribute.ATTEMPTS,
     *_LEFT_BY_RESTORES,
     Attribute.RESTORE_DISK,
+    Attribute.PRUNED,
+    Attribute.MANIFEST_DIGEST,
     _CHANGED,
 )
 _GENERALIZED_TIME = re.compile(r"(\d{14})Z")
@@ -89,6 +91,7 @@ class Cycle:
     """What stays the same from cycle to cycle. `only` and `complete` as in View.
 
     `refused` remembers claims the directory refused for good, by the leaf's key, until somebody writes that leaf.
+    `ended_well` are machines whose leaf ended as a good backup, until somebody takes them out.
     """
 
     catalogue: Catalogue
@@ -100,6 +103,7 @@ class Cycle:
     clock: Callable[[], datetime] = utc_now
     elapsed: Callable[[], float] = time.monotonic
     refused: dict[tuple[str, str], tuple[Leaf, str]] = field(default_factory=dict)
+    ended_well: set[str] = field(default_factory=set)
     _known_deadlines: dict[str, tuple[int, float]] = field(default_factory=dict)
     _seen: dict[str, tuple[tuple[Leaf, datetime], float]] = field(default_factory=dict)
     _first_seen: dict[str, float] = field(default_factory=dict)
@@ -159,6 +163,8 @@ class Cycle:
             self.log.debug("claim lost", leaf=action.leaf.dn, mode=action.mode.value)
             return None
         self.log.info(action.sentence)
+        if action.outcome.is_good_backup:
+            self.ended_well.add(action.leaf.machine)
         return None if is_over(action.outcome) else action.outcome
 
     def _remove(self, removal: Removal) -> None:

@@ -14,7 +14,7 @@ BUGS = (
         "No fsync of a small file before it gets its name",
         "After a power loss a set has an empty manifest, or a machine an empty description.",
         (Edit(_FOLDERS, "file.write(content)\n                os.fsync(descriptor)", "file.write(content)"),),
-        (f"{_RETAINED}[off, one to keep]",),
+        (f"{_RETAINED}[off, beside others]",),
     ),
     Bug(
         "No fsync of a file that was copied",
@@ -105,41 +105,14 @@ BUGS = (
                 "        *files,\n        Step(",
                 "        Step(",
             ),
-            Edit(_RETAIN, "carrying.publish),\n        *rest,", "carrying.publish),\n        *files,\n        *rest,"),
+            Edit(_RETAIN, "carrying.publish),\n        clear,", "carrying.publish),\n        *files,\n        clear,"),
             Edit(
                 _RETAIN,
                 'Content(int(facts[f"{file.name} size"]), str(facts[f"{file.name} digest"])),',
                 "digest_file(source, file.name),",
             ),
         ),
-        (f"{_RETAINED}[off, one to keep]",),
-    ),
-    Bug(
-        "Old sets are removed before the new one is published",
-        "A backup that fails in the end has taken the last good one with it.",
-        (
-            Edit(
-                _RETAIN,
-                '        Step("manifest", "publish the set", ReturnValue.CANNOT_WRITE_TO_BACKUP, carrying.publish),\n'
-                "        *rest,",
-                "        rest[1],\n"
-                '        Step("manifest", "publish the set", ReturnValue.CANNOT_WRITE_TO_BACKUP, carrying.publish),\n'
-                "        rest[0],",
-            ),
-        ),
-        (f"{_RETAINED}[off, one to keep]",),
-    ),
-    Bug(
-        "Sets without a manifest count as backups",
-        "Failed backups push the good ones out, until only failed ones are left.",
-        (
-            Edit(
-                "nodeagent/operations/pruning.py",
-                "if name not in interrupted and _is_complete(machine, name)]",
-                "if name not in interrupted]",
-            ),
-        ),
-        ("tests/host/test_pruning.py::test_the_oldest_complete_sets_go",),
+        (f"{_RETAINED}[off, beside others]",),
     ),
     Bug(
         "The only good set may be deleted",
@@ -147,7 +120,7 @@ BUGS = (
         (
             Edit(
                 "nodeagent/operations/deletion_survey.py",
-                "    if not leaf.wishes.delete_last:\n        _refuse_last(leaf, directory, host)\n",
+                "    if floor:\n        _refuse_last(leaf, _complete_sets(leaf, directory, plan, host), floor, host)\n",
                 "",
             ),
         ),

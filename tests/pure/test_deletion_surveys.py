@@ -16,7 +16,7 @@ from tests.crafted_images import INCOMPATIBLE, patched
 from tests.orders import host_at, order_in
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
-from vmkeep.contract.leaf import Leaf, Wishes
+from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.machine import DirectoryDisk, Machine
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute, ObjectClass, Tree
@@ -36,7 +36,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "backup"
 
 
-def survey(root: Path, restored_elsewhere: Sequence[str] = (), **of_leaf: Any) -> Path | None:
+def survey(root: Path, restored_elsewhere: Sequence[str] = (), floor: int = 1, **of_leaf: Any) -> Path | None:
     store = MemoryStore(TREE.machines)
     for timestamp in restored_elsewhere:
         store.add(TREE.machine("copy"), {"objectClass": (ObjectClass.MACHINE,), Attribute.MACHINE: ("copy",)})
@@ -46,13 +46,15 @@ def survey(root: Path, restored_elsewhere: Sequence[str] = (), **of_leaf: Any) -
         store.add(TREE.leaf("copy", timestamp), {"objectClass": classes, Attribute.RESTORE_FROM: ("vm",), **modes})
     plan: Any = SimpleNamespace(backup_root=str(root), retain_root=str(root.parent / "retain"))
     leaf = Leaf(TREE.leaf("vm", OLD), "vm", OLD, "deleting", "0", **of_leaf)
-    found = survey_deletion(Catalogue(store, TREE), host_at(root.parent), leaf, plan)
+    found = survey_deletion(Catalogue(store, TREE), host_at(root.parent), leaf, plan, floor)
     return None if found is None else Path(found)
 
 
-def refused(root: Path, restored_elsewhere: Sequence[str] = (), **of_leaf: Any) -> tuple[ReturnValue, str]:
+def refused(
+    root: Path, restored_elsewhere: Sequence[str] = (), floor: int = 1, **of_leaf: Any
+) -> tuple[ReturnValue, str]:
     with pytest.raises(Refused) as raised:
-        survey(root, restored_elsewhere, **of_leaf)
+        survey(root, restored_elsewhere, floor, **of_leaf)
     return raised.value.code, raised.value.sentence
 
 
@@ -70,7 +72,7 @@ def test_the_only_good_set_goes_only_where_that_is_said(root: Path) -> None:
     code, sentence = refused(root)
     assert code is ReturnValue.WRONG_STATE_INFORMATION
     assert "its only good backup" in sentence
-    assert survey(root, wishes=Wishes(delete_last=True)) == root / PLACE / "vm" / OLD
+    assert survey(root, floor=0) == root / PLACE / "vm" / OLD
 
 
 def test_a_set_that_another_machine_is_made_from_stays(root: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmkeep.contract.errors import Refused
+from vmkeep.contract.plan import Source, policy_of
 from vmkeep.contract.retention import Backup, Hold, Policy, Verdict, judge, read_hold, read_policy
 
 ZURICH = ZoneInfo("Europe/Zurich")
@@ -134,25 +135,38 @@ def test_a_hold_that_names_no_time_holds_until_it_is_taken_back(text: str) -> No
 
 
 def test_a_policy_names_its_rules_and_keeps_by_no_other() -> None:
-    assert read_policy("web", "weekly=8 daily=14") == Policy(last=0, daily=14, weekly=8)
-    assert read_policy("web", "last=3 floor=2") == Policy(last=3, floor=2)
+    assert read_policy("weekly=8 daily=14") == Policy(last=0, daily=14, weekly=8)
+    assert read_policy("last=3 floor=2") == Policy(last=3, floor=2)
 
 
 @pytest.mark.parametrize(
     "text", ["", "last", "last=", "last=-1", "last=x", "hourly=3", "last=1 last=2", "last=١", "last=99999", "floor=0"]
 )
-def test_a_policy_that_cannot_be_read_is_refused_and_names_the_machine(text: str) -> None:
-    with pytest.raises(Refused, match=r"^web: ") as caught:
-        read_policy("web", text)
+def test_a_policy_that_cannot_be_read_is_refused_and_names_the_machine_and_the_entry(text: str) -> None:
+    own, cluster = Source("machine", "ou=x", {"vmkeepKeep": [text]}), Source("cluster", "y", {"vmkeepKeep": ["last=1"]})
+    with pytest.raises(Refused) as caught:
+        policy_of("web", [own, cluster])
+    assert caught.value.sentence.startswith(f"web: vmkeepKeep is {text!r} in ou=x: ")
     assert int(caught.value.code) == 105
+
+
+def test_the_older_number_of_iterations_is_a_policy_and_vmkeep_keep_wins_over_it_wherever_it_stands() -> None:
+    number = Source("machine", "x", {"sstBackupNumberOfIterations": ["4"]})
+    richer = Source("cluster", "y", {"vmkeepKeep": ["daily=7"]})
+    assert policy_of("web", [number]) == Policy(last=4)
+    assert policy_of("web", [number, richer]) == Policy(last=0, daily=7)
+    assert policy_of("web", []) == Policy(last=1)
+    unreadable = Source("machine", "x", {"sstBackupNumberOfIterations": ["many"]})
+    with pytest.raises(Refused):
+        policy_of("web", [unreadable])
 
 
 @settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_a_policy_or_is_refused(text: str) -> None:
     try:
-        policy = read_policy("web", text)
-    except Refused:
+        policy = read_policy(text)
+    except ValueError:
         return
     assert policy.floor >= 1
 

@@ -72,6 +72,8 @@ set     leaf         vmkeepRestoreIsolated=TRUE                 yes    yes      
 set     leaf         vmkeepRestoreKeepMac=TRUE                  yes    yes      -      -      -        -
 set     leaf         vmkeepKeepOld=TRUE                         yes    yes      -      -      -        -
 set     leaf         vmkeepDeleteLast=TRUE                      yes    yes      -      -      -        -
+set     leaf         vmkeepHold=the_audit                       yes    yes      -      -      -        -
+set     leaf         vmkeepPruned=text                          yes    yes      -      -      -        -
 set     leaf         sstRestoreVMWithoutState=TRUE              yes    yes      -      -      -        -
 set     leaf         vmkeepAttempts=1                           yes    yes      -      -      -        -
 set     leaf         description=text                           yes    yes      -      -      -        -
@@ -102,6 +104,8 @@ set     machines     description=text                           yes    -        
 set     poolplan     sstBackupNumberOfIterations=9              yes    -        -      -      -        -
 set     clusterplan  sstBackupNumberOfIterations=9              yes    -        -      -      -        -
 set     clusterplan  sstCronActive=TRUE                         yes    -        -      -      -        -
+set     clusterplan  vmkeepKeep=last=1                          yes    -        -      -      -        -
+read    clusterplan  vmkeepKeep                                 yes    yes      yes    yes    -        -
 class   node         +sstVirtualizationBackupObjectClass        yes    -        -      -      -        -
 set     node         userPassword=secret                        yes    -        -      -      -        -
 set     controller   userPassword=secret                        yes    -        -      -      -        -
@@ -365,6 +369,7 @@ NOT_THE_NODES = {
     Attribute.BANDWIDTH_COPY,
     Attribute.FREEZE_SECONDS,
     Attribute.DEADLINE,
+    *(Attribute.KEEP, Attribute.HOLD, Attribute.PRUNED),
 }
 
 

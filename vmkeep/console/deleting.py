@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from vmkeep.console.following import Following, Standstill, TimeIsUp
-from vmkeep.console.restoring import NOTHING_REMOVED, failure, ways_on
+from vmkeep.console.restoring import failure, ways_on
 from vmkeep.console.terminal import Answer, Terminal
-from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.codes import NOTHING_REMOVED, ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import NOW, Leaf
 from vmkeep.contract.modes import Mode

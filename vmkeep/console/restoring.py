@@ -12,13 +12,6 @@ from vmkeep.contract.names import Attribute
 LATEST = "latest"
 _RESTORING = (Mode.RESTORE, Mode.RESTORING, Mode.RESTORED)
 _MOST_SHOWN = 20
-# A deletion that ends with one of these was refused: the agent looked, and removed nothing.
-NOTHING_REMOVED = (
-    ReturnValue.CANNOT_LOCK_MACHINE,
-    ReturnValue.WRONG_STATE_INFORMATION,
-    ReturnValue.PATH_NOT_ALLOWED,
-    ReturnValue.UNMERGED_IMAGE,
-)
 
 
 class Step(Enum):
@@ -169,10 +162,11 @@ def refuse_while_old_is_kept(leaf: Leaf) -> None:
 
 
 def never_was_good(leaf: Leaf) -> bool:
-    """Whether an agent refused the restore because there was no good backup: nothing may make one of it.
+    """Whether there was no good backup, and a restore or a deletion was refused: nothing may make one of it.
 
     Where there is no manifest's digest there is no benefit of the doubt: one good backup too few does less harm than
     one too many.
     """
     refused = leaf.mode is Mode.UNRETAINING_SMALL_FILES and leaf.return_value == ReturnValue.WRONG_STATE_INFORMATION
-    return refused and not leaf.manifest_digest
+    tidied = leaf.mode is Mode.DELETING and bool(leaf.pruned)
+    return (refused or tidied) and not leaf.manifest_digest

@@ -77,6 +77,15 @@ class ReturnValue(IntEnum):
     NO_SIGN_OF_LIFE = 108, "the agent gave no sign of life in time"
 
 
+# A deletion that ends with one of these was refused, or nobody took it up: nothing was removed.
+NOTHING_REMOVED = (
+    *(ReturnValue.CANNOT_LOCK_MACHINE, ReturnValue.WRONG_STATE_INFORMATION, ReturnValue.UNMERGED_IMAGE),
+    *(ReturnValue.PATH_NOT_ALLOWED, ReturnValue.RETAIN_ROOT_MISSING, ReturnValue.BACKUP_ROOT_MISSING),
+    *(ReturnValue.CANNOT_FIND_CONFIGURATION, ReturnValue.UNSUPPORTED_PARAMETER, ReturnValue.CONFIGURATION_UNREADABLE),
+    ReturnValue.NOT_TAKEN_UP,
+)
+
+
 def meaning_of(number: int) -> str:
     """Say what a number means; numbers of newer or older tools are shown as they are."""
     known = {int(member): member.meaning for member in ReturnValue}

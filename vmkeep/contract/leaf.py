@@ -33,7 +33,8 @@ class Leaf:
 
     `execution_times` are the raw values (`snapshot: 5.108`); `raw_mode` is kept beside `mode` because a claim must name
     the value exactly as it stands. `conflicts` is JSON; `entry` and `entry_before` are LDIF, of the machine's entry as
-    it is to be and as it was before a restore.
+    it is to be and as it was before a restore. `hold` is somebody's word that it stays (`retention.read_hold`),
+    `pruned` why the plan lets it go.
     """
 
     dn: str
@@ -57,6 +58,8 @@ class Leaf:
     entry: str = ""
     entry_before: str = ""
     wishes: Wishes = Wishes()
+    hold: str = ""
+    pruned: str = ""
     has_leaf_class: bool = False
 
     @property

@@ -78,6 +78,9 @@ class Attribute(StrEnum):
     BANDWIDTH_COPY = "vmkeepBandwidthCopy"
     FREEZE_SECONDS = "vmkeepFreezeSeconds"
     DEADLINE = "vmkeepDeadline"
+    KEEP = "vmkeepKeep"
+    HOLD = "vmkeepHold"
+    PRUNED = "vmkeepPruned"
 
 
 class ObjectClass(StrEnum):
@@ -119,6 +122,9 @@ OIDS: dict[str, str] = {
     Attribute.BANDWIDTH_COPY: f"{VMKEEP_ARC}.1.21",
     Attribute.FREEZE_SECONDS: f"{VMKEEP_ARC}.1.22",
     Attribute.DEADLINE: f"{VMKEEP_ARC}.1.23",
+    Attribute.KEEP: f"{VMKEEP_ARC}.1.24",
+    Attribute.HOLD: f"{VMKEEP_ARC}.1.25",
+    Attribute.PRUNED: f"{VMKEEP_ARC}.1.26",
     ObjectClass.LEAF: f"{VMKEEP_ARC}.2.1",
     ObjectClass.PLAN: f"{VMKEEP_ARC}.2.2",
 }

@@ -9,8 +9,6 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from vmkeep.contract.codes import ReturnValue
-from vmkeep.contract.errors import Refused
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
 
 _MOST = 9999
@@ -65,14 +63,12 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def read_policy(machine: str, text: str) -> Policy:
-    """A policy as a plan says it: `last=7 daily=14 floor=2`, in any order. A rule that is not named keeps nothing."""
-    try:
-        return Policy(**{"last": 0, **_numbers(text)})
-    except ValueError as why:
-        raise Refused(
-            ReturnValue.CONFIGURATION_UNREADABLE, f"{machine}: {text!r} says not which backups to keep: {why}"
-        ) from None
+def read_policy(text: str) -> Policy:
+    """A policy as a plan says it: `last=7 daily=14 floor=2`, in any order; ValueError where it says none.
+
+    A rule that is not named keeps nothing.
+    """
+    return Policy(**{"last": 0, **_numbers(text)})
 
 
 def read_hold(text: str) -> Hold:

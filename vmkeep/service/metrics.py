@@ -26,6 +26,7 @@ class Metrics:
     steps: Histogram = field(init=False)
     failures: Counter = field(init=False)
     silent: Gauge = field(init=False)
+    not_pruned: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         """Register everything once."""
@@ -40,6 +41,11 @@ class Metrics:
                 "vmkeep_failures", "Failed steps by return value", ["step", "return_value"], registry=self.registry
             ),
             "silent": Gauge("vmkeep_silent_work", "Work that shows no progress for long", registry=self.registry),
+            "not_pruned": Gauge(
+                "vmkeep_machines_not_pruned",
+                "Machines of which nothing old goes: their plan cannot be read, or a clock is wrong",
+                registry=self.registry,
+            ),
         }
         for name, metric in made.items():
             object.__setattr__(self, name, metric)
