@@ -164,7 +164,7 @@ def _waited(
     cycle = Cycle(catalogue, bounds_of(chosen), log, only=started.machines, complete=complete)
     pruner = Pruner(catalogue, ZoneInfo(chosen.timezone), log, utc_now, every=None)
     deadline = time.monotonic() + timeout
-    waiting = Run(cycle, started, _say, deadline, Deletions(cycle, pruner))
+    waiting = Run(cycle, started, _say, deadline, deletions=Deletions(cycle, pruner))
     loop = Loop(waiting.turn, Pace(chosen.reconcile_seconds), log, bugs_allowed=3)
     waiting.when_over = loop.stop
     if started.machines:

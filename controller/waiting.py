@@ -60,8 +60,8 @@ class Run:
         started: Started,
         say: Callable[[Outcome], None],
         deadline: float,
-        deletions: "Deletions | None" = None,
         clock: Callable[[], float] = time.monotonic,
+        deletions: Deletions | None = None,
     ) -> None:
         self.when_over: Callable[[], None] = lambda: None
         self._cycle = cycle

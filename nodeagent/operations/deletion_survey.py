@@ -15,7 +15,7 @@ from vmkeep.contract.machine import Machine
 from vmkeep.contract.names import Attribute
 from vmkeep.contract.paths import MACHINE_TYPES, MANIFEST_NAME
 from vmkeep.contract.plan import Plan
-from vmkeep.contract.pruning import held, hold_of
+from vmkeep.contract.pruning import why_held
 from vmkeep.contract.timestamps import is_timestamp
 from vmkeep.directory.catalogue import LEAVES, Catalogue
 from vmkeep.directory.port import AllOf, Equals
@@ -63,11 +63,11 @@ def _backing_of(order: Order, image: str, host: Host) -> str | None:
 
 def _refuse_if_held(catalogue: Catalogue, leaf: Leaf, host: Host) -> None:
     """As the leaf says now: it may have been held since the deletion was asked for."""
-    hold = hold_of(catalogue.leaf(leaf.dn) or leaf)
-    if hold and hold.is_on(datetime.fromtimestamp(host.wall_clock(), UTC)):
+    hold = why_held(catalogue.leaf(leaf.dn) or leaf, datetime.fromtimestamp(host.wall_clock(), UTC))
+    if hold:
         raise Refused(
             ReturnValue.CANNOT_LOCK_MACHINE,
-            f"{leaf.machine}: the backup {leaf.timestamp} is {held(hold)}; take that back first: "
+            f"{leaf.machine}: the backup {leaf.timestamp} is {hold}; take that back first: "
             f"vmkeep release {leaf.machine} {leaf.timestamp}",
         )
 

@@ -5,7 +5,8 @@ A file holds commands and, below each `decide`, the answer up to an empty line. 
     # a remark
     bounds <deadline> <take-up> <attempts> <back-off>     seconds; otherwise 600 300 3 60
     leaf <machine> <timestamp> <mode> <state> [rv=N] [attempts=N] [message=a_text] [date=YYYYMMDD] [changed=TIME]
-         [conflicts=x] [entry=x] [before=x] [disk=vda] [from=machine] [keep-old=x]
+         [conflicts=x] [entry=x] [before=x] [disk=vda] [from=machine] [keep-old=x] [digest=x] [hold=a_text]
+         [pruned=a_text]
     node <machine> <node>                                 where a machine is
     deadline <machine> <seconds>                          of its plan
     gone <machine>                                        its leaves are no longer there
@@ -13,6 +14,9 @@ A file holds commands and, below each `decide`, the answer up to an empty line. 
     only <machine> …                                      act on these alone
     decide <time>                                         answers the claims, and when to look again
     apply <time>                                          as decide; the claims are won, the removals made
+    keep <rule=number> …                                  what the plan keeps; otherwise last=1
+    elsewhere <timestamp> …                               other machines are made from these sets
+    judge <time>                                          answers which leaves go, and why the others stay
 
 Times are HH:MM:SS of 2026-01-01, or whole timestamps.
 """
@@ -20,6 +24,7 @@ Times are HH:MM:SS of 2026-01-01, or whole timestamps.
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -27,6 +32,8 @@ from controller.actions import Action, Removal, Step
 from controller.decide import Bounds, View, decide, next_look
 from vmkeep.contract.leaf import Leaf, Wishes
 from vmkeep.contract.names import Tree
+from vmkeep.contract.pruning import judge_leaves
+from vmkeep.contract.retention import Policy, read_policy
 from vmkeep.contract.timestamps import from_timestamp, to_timestamp
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
@@ -48,6 +55,8 @@ class Scene:
     def __init__(self) -> None:
         self._bounds = _bounds("600", "300", "3", "60")
         self._view = View(())
+        self._policy = Policy()
+        self._elsewhere: frozenset[str] = frozenset()
 
     def play(self, text: str) -> list[str]:
         """The commands again, with fresh answers."""
@@ -63,6 +72,9 @@ class Scene:
             if command in ("decide", "apply"):
                 answering = True
                 lines += self._decide(command, _time(rest.strip()))
+            elif command == "judge":
+                answering = True
+                lines += self._judge(_time(rest.strip()))
             elif line.strip() and command != "#":
                 self._set(command, rest.split())
         return lines
@@ -85,6 +97,10 @@ class Scene:
                 self._view = replace(self._view, complete=frozenset(words))
             case "only":
                 self._view = replace(self._view, only=frozenset(words) or None)
+            case "keep":
+                self._policy = read_policy(" ".join(words))
+            case "elsewhere":
+                self._elsewhere = frozenset(words)
             case _:
                 raise AssertionError(f"no such command: {command}")
 
@@ -108,12 +124,19 @@ class Scene:
                 original=values.get("from", ""),
                 keep_old="keep-old" in values,
             ),
+            manifest_digest=values.get("digest", ""),
+            hold=values.get("hold", "").replace("_", " "),
+            pruned=values.get("pruned", "").replace("_", " "),
         )
         others = tuple(one for one in self._view.leaves if one.dn != leaf.dn)
         changed = {dn: moment for dn, moment in self._view.changed.items() if dn != leaf.dn}
         if "changed" in values:
             changed[leaf.dn] = _time(values["changed"])
         self._view = replace(self._view, leaves=(*others, leaf), changed=changed)
+
+    def _judge(self, now: datetime) -> list[str]:
+        judged = judge_leaves(self._view.leaves, self._elsewhere, self._policy, now, ZoneInfo("UTC"))
+        return [f"  {one.leaf.timestamp} {'goes' if one.goes else 'stays'}: {one.why}" for one in judged]
 
     def _decide(self, command: str, now: datetime) -> list[str]:
         steps = decide(self._view, now, self._bounds)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.pure.slow_retention import is_kept
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.plan import Source, policy_of
 from vmkeep.contract.retention import Backup, Hold, Policy, Verdict, judge, read_hold, read_policy
@@ -36,26 +37,11 @@ def staying(verdicts: tuple[Verdict, ...]) -> set[datetime]:
     return {verdict.backup.planned for verdict in verdicts if verdict.stays}
 
 
-def stays_by(name: str, one: datetime, good: list[datetime], number: int) -> bool:
-    """The definition: no later one in its period, and fewer later periods than the rule keeps."""
-
-    def period(moment: datetime) -> object:
-        local = moment.astimezone(ZURICH)
-        forms = {"daily": "%Y-%m-%d", "weekly": "%G-%V", "monthly": "%Y-%m", "yearly": "%Y"}
-        return local.strftime(forms[name]) if name in forms else moment
-
-    later = [other for other in good if other > one]
-    periods = {period(other) for other in later}
-    return period(one) not in periods and len(periods) < number
-
-
 def is_to_stay(one: Backup, backups: list[Backup], policy: Policy) -> bool:
     good = [backup.planned for backup in backups if not backup.why_no_good]
     if one.why_no_good or one.is_being_restored or (one.hold and (one.hold.until is None or one.hold.until > NOW)):
         return True
-    rules = ("last", "daily", "weekly", "monthly", "yearly")
-    by_rule = any(stays_by(name, one.planned, good, getattr(policy, name)) for name in rules)
-    return by_rule or sum(other > one.planned for other in good) < policy.floor
+    return is_kept(one.planned, good, policy, ZURICH)
 
 
 @settings(deadline=None, max_examples=120)
@@ -119,7 +105,7 @@ def test_every_reason_is_said_and_an_expired_hold_holds_nothing() -> None:
     failed = Backup(days[2], "failed with return value 47")
     found = judge([held, over, failed, *map(Backup, days[3:])], Policy(last=1, daily=2), NOW, ZURICH)
     assert [(verdict.stays, verdict.reasons) for verdict in found] == [
-        (True, ("last 1 of 1", "daily 1 of 2", "the newest 1 good ones always stay")),
+        (True, ("last 1 of 1", "daily 1 of 2", "the newest good one always stays")),
         (True, ("daily 2 of 2",)),
         (True, ("failed with return value 47: only good backups count, and only good ones go",)),
         (False, ("good, and no rule keeps it",)),

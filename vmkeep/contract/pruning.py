@@ -66,6 +66,15 @@ def hold_of(leaf: Leaf) -> Hold | None:
     return read_hold(leaf.hold) if leaf.hold else None
 
 
+def why_held(leaf: Leaf, now: datetime) -> str:
+    """What is said of a hold that is on; empty where none is."""
+    hold = hold_of(leaf)
+    if hold is None or not hold.is_on(now):
+        return ""
+    until = f" until {to_timestamp(hold.until)}" if hold.until else ""
+    return f"held{until}: {hold.reason or 'no reason given'}"
+
+
 def was_refused(leaf: Leaf) -> bool:
     """Whether the plan let a good backup go, and nothing of it was removed."""
     is_let_go = leaf.mode is Mode.DELETING and bool(leaf.pruned and leaf.manifest_digest)
@@ -97,30 +106,24 @@ class _Machine:
         return Judged(leaf, not reasons, reasons or verdict.reasons)
 
     def _failed(self, leaf: Leaf) -> Judged:
-        hold, since = hold_of(leaf), _moment(leaf)
+        since = _moment(leaf)
         what = f"failed with {leaf.return_value} ({meaning_of(leaf.return_value)})"
-        stay = ASKED_AGAIN if leaf.mode is Mode.DELETING else FAILED_STAY
-        reasons = [*self._keeps_all]
+        reasons = [why for why in [why_held(leaf, self._now)] if why]
         if leaf.is_in_restore:
-            reasons.append("its restore failed and is not ended")
-        if hold and hold.is_on(self._now):
-            reasons.append(held(hold))
-        if leaf.timestamp >= self._newest_good:
+            reasons.append(f"its restore {what} and is not ended")
+        elif leaf.timestamp >= self._newest_good:
             reasons.append(f"{what}, and no newer backup is good")
-        if self._now < since + stay:
-            reasons.append(f"{what}; that is to be read until {to_timestamp(since + stay)}")
+        elif leaf.mode is Mode.DELETING and self._now < since + ASKED_AGAIN:
+            reasons.append(f"{what}; its deletion is asked for again from {to_timestamp(since + ASKED_AGAIN)}")
+        elif leaf.mode is not Mode.DELETING and self._now < since + FAILED_STAY:
+            reasons.append(f"{what}, which is to be read until {to_timestamp(since + FAILED_STAY)}")
+        reasons = reasons or [*self._keeps_all]
         return Judged(leaf, not reasons, tuple(reasons) or (f"{what}, and a newer backup is good",))
 
     def _in_vain(self, leaf: Leaf) -> Iterator[str]:
         again = _moment(leaf) + ASKED_AGAIN
         if leaf.message.startswith(NOT_DELETED) and self._now < again:
             yield f"{leaf.message}; it is asked for again from {to_timestamp(again)}"
-
-
-def held(hold: Hold) -> str:
-    """A hold, for people."""
-    until = f" until {to_timestamp(hold.until)}" if hold.until else ""
-    return f"held{until}: {hold.reason or 'no reason given'}"
 
 
 def _backup(leaf: Leaf, restored_elsewhere: Collection[str]) -> Backup:

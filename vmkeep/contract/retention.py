@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
 
 _MOST = 9999
+_FLOOR, _FLOOR_OF_ONE = "the newest {} good ones always stay", "the newest good one always stays"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ def read_hold(text: str) -> Hold:
     return Hold(text.strip())
 
 
+def hold_text(hold: Hold) -> str:
+    """A hold as a leaf says it; what `read_hold` reads."""
+    return f"{to_timestamp(hold.until)} {hold.reason}" if hold.until else hold.reason
+
+
 def judge(backups: Iterable[Backup], policy: Policy, now: datetime, zone: ZoneInfo) -> tuple[Verdict, ...]:
     """A verdict on each backup, newest first. Days, weeks, months and years are those of the cluster's clock."""
     ordered = sorted(backups, key=lambda backup: backup.planned, reverse=True)
@@ -101,7 +107,7 @@ def _kept(good: Sequence[Backup], policy: Policy, zone: ZoneInfo) -> dict[dateti
         for number, one in enumerate(periods[: getattr(policy, name)], 1):
             kept.setdefault(newest[one].planned, []).append(f"{name} {number} of {getattr(policy, name)}")
     for backup in good[: policy.floor]:
-        kept.setdefault(backup.planned, []).append(f"the newest {policy.floor} good ones always stay")
+        kept.setdefault(backup.planned, []).append(_FLOOR.format(policy.floor) if policy.floor > 1 else _FLOOR_OF_ONE)
     return kept
 
 
