@@ -73,6 +73,11 @@ def test_prune_says_why_each_stays_or_goes_and_asks_for_what_goes(cluster: Clust
     assert (one["machine"], one["trouble"]) == (machine, None)
     assert [(each["timestamp"], each["goes"]) for each in one["backups"]] == [(NEW, False), (OLD, True), (OLDER, True)]
     assert one["backups"][0]["reasons"] == ["last 1 of 1", "the newest good one always stays"]
+    tried = vmkeep(cluster, "prune", "--dry-run", "--keep", "daily=2", machine)
+    assert (tried.code, "1 of 3 backups of 1 machines would go" in tried.out) == (0, True), tried
+    for wrong in (("--keep", "daily=2"), ("--dry-run", "--keep", "everything")):
+        assert vmkeep(cluster, "prune", *wrong, machine).code == 2
+    assert cluster.context_csn() == before
     ended = vmkeep(cluster, "prune", machine)
     assert ended.code == 0, ended
     assert "2 of 3 backups of 1 machines go; 2 deletions were asked for" in ended.out

@@ -20,6 +20,7 @@ from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.machine import check_name
 from vmkeep.contract.pruning import to_ask
+from vmkeep.contract.retention import Policy, read_policy
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.port import Claim
 from vmkeep.directory.pruning import ask, judge_machine, read_surveyed, restored_elsewhere
@@ -35,6 +36,9 @@ Until = Annotated[
     typer.Option("--until", metavar="DATE", help="such as 2027-01-31 in the cluster's zone; default until released"),
 ]
 Machines = Annotated[list[str] | None, typer.Argument(metavar="[MACHINE]...", help="these machines; default all")]
+Keep = Annotated[
+    str | None, typer.Option("--keep", metavar="POLICY", help="with --dry-run: as if every plan said this (vmkeepKeep)")
+]
 Rehearse = Annotated[bool, typer.Option("--dry-run", help="say what would go and why the others stay; ask for nothing")]
 
 
@@ -70,6 +74,7 @@ def prune_command(
     context: typer.Context,
     machines: Machines = None,
     dry_run: Rehearse = False,
+    keep: Keep = None,
     as_json: AsJson = False,
     settings_file: SettingsFile = None,
 ) -> None:
@@ -78,9 +83,10 @@ def prune_command(
     Exit 0: all machines were looked at, 1: not possible, 2: usage, 3: some machines were refused.
     """
     with PROGRAM.told():
+        policy = _policy(keep, dry_run=dry_run)
         chosen = PROGRAM.settings(context, settings_file)
         with opened(chosen.directory) as catalogue:
-            found = _judged(catalogue, machines, ZoneInfo(chosen.timezone))
+            found = _judged(catalogue, machines, ZoneInfo(chosen.timezone), policy)
             refused = [machine.trouble for machine in found if machine.trouble]
             asked = None if dry_run else _asked(catalogue, found, refused)
             _print(found, asked, as_json)
@@ -95,13 +101,26 @@ def _leaf(catalogue: Catalogue, machine: str, timestamp: str) -> Leaf:
     return leaf_named(machine, list(catalogue.leaves(machine)), timestamp)
 
 
-def _judged(catalogue: Catalogue, names: Sequence[str] | None, zone: ZoneInfo) -> list[pruned.Machine]:
+def _policy(text: str | None, *, dry_run: bool) -> Policy | None:
+    if text is None:
+        return None
+    if not dry_run:
+        raise typer.BadParameter("--keep tries a policy, and needs --dry-run; what goes is for the plans to say")
+    try:
+        return read_policy(text)
+    except ValueError as why:
+        raise typer.BadParameter(f"--keep {text}: {why}") from None
+
+
+def _judged(
+    catalogue: Catalogue, names: Sequence[str] | None, zone: ZoneInfo, policy: Policy | None
+) -> list[pruned.Machine]:
     surveyed = sorted(_surveyed(catalogue, names), key=lambda one: one.machine.name)
     elsewhere, now = restored_elsewhere(catalogue), datetime.now(UTC)
     found = []
     for one in surveyed:
         try:
-            judged = judge_machine(catalogue, one, elsewhere, now, zone)
+            judged = judge_machine(catalogue, one, elsewhere, now, zone, policy)
             found.append(pruned.Machine(one.machine.name, judged))
         except Refused as why:
             found.append(pruned.Machine(one.machine.name, trouble=why.sentence))

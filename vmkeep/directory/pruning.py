@@ -12,6 +12,7 @@ from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute
 from vmkeep.contract.plan import policy_of
 from vmkeep.contract.pruning import JUDGED_BY, Judged, judge_leaves
+from vmkeep.contract.retention import Policy
 from vmkeep.directory.catalogue import LEAVES, Catalogue, Report
 from vmkeep.directory.port import AllOf, Claim, Present
 from vmkeep.directory.survey import Surveyed
@@ -33,11 +34,19 @@ def restored_elsewhere(catalogue: Catalogue) -> Mapping[str, Collection[str]]:
 
 
 def judge_machine(
-    catalogue: Catalogue, one: Surveyed, elsewhere: Mapping[str, Collection[str]], now: datetime, zone: ZoneInfo
+    catalogue: Catalogue,
+    one: Surveyed,
+    elsewhere: Mapping[str, Collection[str]],
+    now: datetime,
+    zone: ZoneInfo,
+    policy: Policy | None = None,
 ) -> tuple[Judged, ...]:
-    """Its leaves with what becomes of each, newest first; Refused where its plan says not what to keep."""
+    """Its leaves with what becomes of each, newest first; Refused where its plan says not what to keep.
+
+    `policy`: this one instead of its plan's.
+    """
     name = one.machine.name
-    policy = policy_of(name, one.sources)
+    policy = policy or policy_of(name, one.sources)
     leaves = list(catalogue.standing_leaves(name, JUDGED_BY))
     return judge_leaves(leaves, elsewhere.get(name.casefold(), ()), policy, now, zone)
 
