@@ -115,6 +115,36 @@ BUGS = (
         (f"{_RETAINED}[off, beside others]",),
     ),
     Bug(
+        "A deletion goes by the hold that was read when it was asked for",
+        "Somebody holds a backup in time, is told so, and it is deleted all the same.",
+        (
+            Edit(
+                "nodeagent/operations/deletion_survey.py",
+                "hold = why_held(catalogue.leaf(leaf.dn) or leaf, ",
+                "hold = why_held(leaf, ",
+            ),
+        ),
+        (
+            "tests/pure/test_deletion_surveys.py::"
+            "test_what_is_held_stays_also_where_that_was_said_only_after_the_deletion_was_asked_for",
+        ),
+    ),
+    Bug(
+        "Good sets are counted by leaves, not by files",
+        "The storage of the backups is not mounted for a night, and the leaves of good sets go one by one.",
+        (
+            Edit(
+                "nodeagent/operations/deletion_survey.py",
+                "    if leaf.timestamp not in complete and not leaf.manifest_digest:\n        return\n",
+                "    if leaf.timestamp not in complete:\n        return\n",
+            ),
+        ),
+        (
+            "tests/pure/test_deletion_surveys.py::"
+            "test_where_the_storage_is_not_mounted_no_leaf_of_a_good_backup_goes[True]",
+        ),
+    ),
+    Bug(
         "The only good set may be deleted",
         "One wrong line in LDAP, and a machine has no backup left.",
         (

@@ -1,5 +1,6 @@
 """What is asked before a backup is deleted, over real files: what must stay stays, and nothing else is touched."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,14 @@ def survey(root: Path, restored_elsewhere: Sequence[str] = (), floor: int = 1, *
         modes = {Attribute.MODE: ("unretainedSmallFiles",), Attribute.STATE: ("0",)}
         classes = ("organizationalUnit", ObjectClass.PROVISIONING, ObjectClass.LEAF)
         store.add(TREE.leaf("copy", timestamp), {"objectClass": classes, Attribute.RESTORE_FROM: ("vm",), **modes})
+    if (held := of_leaf.pop("held_meanwhile", None)) is not None:
+        store.add(TREE.machine("vm"), {"objectClass": (ObjectClass.MACHINE,)})
+        store.add(TREE.machine_plan("vm"), {"objectClass": (ObjectClass.BACKUP,)})
+        held_leaf = {
+            "objectClass": (ObjectClass.PROVISIONING, ObjectClass.LEAF),
+            Attribute.HOLD: (held,) if held else (),
+        }
+        store.add(TREE.leaf("vm", OLD), held_leaf)
     plan: Any = SimpleNamespace(backup_root=str(root), retain_root=str(root.parent / "retain"))
     leaf = Leaf(TREE.leaf("vm", OLD), "vm", OLD, "deleting", "0", **of_leaf)
     found = survey_deletion(Catalogue(store, TREE), host_at(root.parent), leaf, plan, floor)
@@ -73,6 +82,54 @@ def test_the_only_good_set_goes_only_where_that_is_said(root: Path) -> None:
     assert code is ReturnValue.WRONG_STATE_INFORMATION
     assert "its only good backup" in sentence
     assert survey(root, floor=0) == root / PLACE / "vm" / OLD
+
+
+def test_no_fewer_good_sets_than_the_floor_are_left(root: Path) -> None:
+    make_set(root, "vm", "20260103T000000Z")
+    assert survey(root, floor=2) is not None
+    code, sentence = refused(root, floor=3)
+    assert code is ReturnValue.WRONG_STATE_INFORMATION
+    assert "stays: without it there were 2 good ones, and the plan keeps 3 at the least" in sentence
+
+
+def test_sets_of_another_storage_pool_count_as_well(root: Path) -> None:
+    shutil.rmtree(root / PLACE / "vm" / NEW)
+    refused(root)
+    make_set(root, "vm", NEW, place="vm-persistent/pool-02")
+    assert survey(root) == root / PLACE / "vm" / OLD
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_where_the_storage_is_not_mounted_no_leaf_of_a_good_backup_goes(root: Path, is_named: bool) -> None:
+    shutil.rmtree(root)
+    root.mkdir()
+    named = {"set_directory": str(root / PLACE / "vm" / OLD)} if is_named else {}
+    code, sentence = refused(root, manifest_digest="blake3:0", **named)
+    assert code is ReturnValue.WRONG_STATE_INFORMATION
+    assert "is the storage mounted?" in sentence
+    assert survey(root, floor=0, manifest_digest="blake3:0") is None
+    assert survey(root) is None, "one that came to no set may go"
+
+
+def test_the_plan_never_lets_the_newest_good_set_go_whatever_the_leaves_say(root: Path) -> None:
+    older = "20251231T000000Z"
+    make_set(root, "vm", older)
+    shutil.rmtree(root / PLACE / "vm" / NEW)
+    assert survey(root) is not None, "somebody who asks by hand may"
+    _, sentence = refused(root, pruned="good, and no rule keeps it", manifest_digest="blake3:0")
+    assert "is its newest good backup" in sentence
+
+
+def test_what_is_held_stays_also_where_that_was_said_only_after_the_deletion_was_asked_for(root: Path) -> None:
+    code, sentence = refused(root, held_meanwhile="20990101T000000Z the audit")
+    assert code is ReturnValue.CANNOT_LOCK_MACHINE
+    said = (
+        f"vm: the backup {OLD} is held until 20990101T000000Z: the audit; take that back first: vmkeep release vm {OLD}"
+    )
+    assert sentence == said
+    refused(root, floor=0, held_meanwhile="forever")
+    assert survey(root, held_meanwhile="20260101T000000Z the audit") is not None, "it has run out"
+    assert survey(root, hold="forever", held_meanwhile="") is not None, "it was taken back"
 
 
 def test_a_set_that_another_machine_is_made_from_stays(root: Path) -> None:
