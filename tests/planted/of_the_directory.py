@@ -86,8 +86,8 @@ BUGS = (
         (
             Edit(
                 "vmkeep/contract/pruning.py",
-                "        if leaf.is_in_restore:\n            yield ",
-                "        if leaf.is_in_restore and not leaf.timestamp:\n            yield ",
+                'yield f"a restore is under way ({leaf.timestamp} is at {leaf.raw_mode})"',
+                "continue",
             ),
         ),
         (
