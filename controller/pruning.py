@@ -6,7 +6,7 @@ plan says not what to keep loses nothing, is told of, and keeps no other from it
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -50,8 +50,8 @@ class Pruner:
         while ended:
             self._waiting.appendleft(ended.pop())
         self._look_at_all()
-        if self._waiting:
-            self._judge_some(restored_elsewhere(self.catalogue))
+        for _ in range(min(self.at_once, len(self._waiting))):
+            self._judge_next()
         self.metrics.not_pruned.set(len(self._told))
         return 0.0 if self._waiting else self._seconds_to_next()
 
@@ -68,22 +68,26 @@ class Pruner:
             return None if self.every is None else 0.0
         return max(0.0, self._looked_at + self.every.total_seconds() - self.elapsed())
 
-    def _judge_some(self, elsewhere: Mapping[str, Collection[str]]) -> None:
-        for _ in range(min(self.at_once, len(self._waiting))):
-            one = self._waiting.popleft()
-            try:
-                self._judge(one, elsewhere)
-            except TryLater:
-                self._waiting.append(one)  # behind the others: perhaps it alone cannot be read
-                raise
+    def _judge_next(self) -> None:
+        one = self._waiting.popleft()
+        try:
+            self._judge(one)
+        except TryLater:
+            self._waiting.append(one)  # behind the others: perhaps it alone cannot be read
+            raise
 
-    def _judge(self, one: Surveyed | str, elsewhere: Mapping[str, Collection[str]]) -> None:
+    def _judge(self, one: Surveyed | str) -> None:
         surveyed = read_surveyed(self.catalogue, one) if isinstance(one, str) else one
         if surveyed is None:
             return
         name, now = surveyed.machine.name, self.clock()
         try:
-            judged = judge_machine(self.catalogue, surveyed, elsewhere, now, self.zone)
+            judged = judge_machine(self.catalogue, surveyed, {}, now, self.zone)
+            if to_ask(
+                judged
+            ):  # what is made of its sets elsewhere is looked for only now, as hardly anything ever goes
+                elsewhere = restored_elsewhere(self.catalogue)
+                judged = judge_machine(self.catalogue, surveyed, elsewhere, now, self.zone)
             for each in to_ask(judged):
                 self._ask(each)
         except Refused as why:
