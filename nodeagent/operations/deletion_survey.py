@@ -27,6 +27,8 @@ def survey_deletion(catalogue: Catalogue, host: Host, leaf: Leaf, plan: Plan, fl
     So many other good sets, `floor`, must be left; 0 where the last one may go as well.
     """
     _refuse_if_held(catalogue, leaf, host)
+    if leaf.pruned:
+        _refuse_while_restored(catalogue, leaf)
     _refuse_if_restored_from(catalogue, leaf)
     directory = _directory(leaf, plan, host)
     if floor:
@@ -70,6 +72,16 @@ def _refuse_if_held(catalogue: Catalogue, leaf: Leaf, host: Host) -> None:
             f"{leaf.machine}: the backup {leaf.timestamp} is {hold}; take that back first: "
             f"vmkeep release {leaf.machine} {leaf.timestamp}",
         )
+
+
+def _refuse_while_restored(catalogue: Catalogue, leaf: Leaf) -> None:
+    """What the plan lets go can wait: nobody knows yet which set a restore will end well with."""
+    for other in catalogue.leaves(leaf.machine):
+        if other.is_in_restore:
+            raise Refused(
+                ReturnValue.CANNOT_LOCK_MACHINE,
+                f"{leaf.machine}: a restore is under way ({other.timestamp} is at {other.raw_mode}); old backups stay",
+            )
 
 
 def _refuse_if_restored_from(catalogue: Catalogue, leaf: Leaf) -> None:

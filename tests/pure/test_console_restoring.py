@@ -139,6 +139,12 @@ def test_what_nobody_needs_may_be_deleted(leaves: list[Leaf]) -> None:
     assert may_delete("web", leaves, NEW, NOW, last=False) is leaves[0]
 
 
+@pytest.mark.parametrize("mode", ["delete", "deleting", "deleted"])
+def test_while_another_backup_is_being_deleted_one_may_be_restored(mode: str) -> None:
+    leaves = [leaf(mode, timestamp=OLD), leaf("finished")]
+    assert choose("web", leaves, None) is leaves[1]
+
+
 def test_what_is_held_is_not_deleted_not_even_as_the_last_and_until_the_hold_is_over() -> None:
     held = [replace(leaf("finished"), hold="20260201T000001Z the audit"), leaf("finished", timestamp=OLD)]
     why = f"it is held until 20260201T000001Z: the audit; `vmkeep release web {NEW}` first"

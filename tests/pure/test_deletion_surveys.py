@@ -45,9 +45,12 @@ def survey(root: Path, restored_elsewhere: Sequence[str] = (), floor: int = 1, *
         modes = {Attribute.MODE: ("unretainedSmallFiles",), Attribute.STATE: ("0",)}
         classes = ("organizationalUnit", ObjectClass.PROVISIONING, ObjectClass.LEAF)
         store.add(TREE.leaf("copy", timestamp), {"objectClass": classes, Attribute.RESTORE_FROM: ("vm",), **modes})
+    store.add(TREE.machine("vm"), {"objectClass": (ObjectClass.MACHINE,)})
+    store.add(TREE.machine_plan("vm"), {"objectClass": (ObjectClass.BACKUP,)})
+    if restored := of_leaf.pop("restoring", ""):
+        modes = {Attribute.MODE: ("unretainedSmallFiles",), Attribute.STATE: ("0",)}
+        store.add(TREE.leaf("vm", restored), {"objectClass": (ObjectClass.PROVISIONING, ObjectClass.LEAF), **modes})
     if (held := of_leaf.pop("held_meanwhile", None)) is not None:
-        store.add(TREE.machine("vm"), {"objectClass": (ObjectClass.MACHINE,)})
-        store.add(TREE.machine_plan("vm"), {"objectClass": (ObjectClass.BACKUP,)})
         held_leaf = {
             "objectClass": (ObjectClass.PROVISIONING, ObjectClass.LEAF),
             Attribute.HOLD: (held,) if held else (),
@@ -130,6 +133,13 @@ def test_what_is_held_stays_also_where_that_was_said_only_after_the_deletion_was
     refused(root, floor=0, held_meanwhile="forever")
     assert survey(root, held_meanwhile="20260101T000000Z the audit") is not None, "it has run out"
     assert survey(root, hold="forever", held_meanwhile="") is not None, "it was taken back"
+
+
+def test_the_plan_lets_nothing_go_while_a_restore_that_began_meanwhile_lasts(root: Path) -> None:
+    make_set(root, "vm", "20251231T000000Z")
+    _, sentence = refused(root, pruned="no rule keeps it", restoring=NEW)
+    assert sentence == f"vm: a restore is under way ({NEW} is at unretainedSmallFiles); old backups stay"
+    assert survey(root, restoring=NEW) is not None, "somebody who asks by hand may"
 
 
 def test_a_set_that_another_machine_is_made_from_stays(root: Path) -> None:

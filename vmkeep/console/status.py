@@ -11,6 +11,7 @@ from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.plan import is_excluded
+from vmkeep.contract.pruning import is_being_deleted
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
 from vmkeep.directory.survey import Surveyed
 
@@ -55,7 +56,9 @@ def status_of(surveyed: Surveyed, leaves: Sequence[Leaf], now: datetime) -> Stat
     """One machine, from its leaves."""
     ordered = sorted(leaves, key=lambda leaf: leaf.timestamp)
     good = next((leaf for leaf in reversed(ordered) if _is_backup(leaf)), None)
-    running = next((leaf for leaf in reversed(ordered) if leaf.is_in_flight), None)
+    # That an old backup is being deleted says nothing of how the machine stands.
+    under_way = [leaf for leaf in reversed(ordered) if leaf.is_in_flight and not is_being_deleted(leaf)]
+    running = next(iter(under_way), None)
     failed = next((leaf for leaf in reversed(ordered) if leaf.is_failed and _is_told(leaf, good)), None)
     left_out, trouble = _exclusion(surveyed)
     return Status(
