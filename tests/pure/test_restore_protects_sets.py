@@ -98,3 +98,24 @@ def test_the_only_good_set_goes_where_the_leaf_says_so(surveyor: Surveyor, tmp_p
     sets(tmp_path, OLD)
     surveyor.catalogue.store.replace(TREE.leaf("vm", OLD), {Attribute.DELETE_LAST: ("TRUE",)})
     delete(surveyor)
+
+
+def test_where_the_plan_says_not_what_to_keep_nothing_is_deleted_but_what_may_be_the_last(
+    surveyor: Surveyor, tmp_path: Path
+) -> None:
+    sets(tmp_path, OLD, NEW)
+    store = surveyor.catalogue.store
+    store.replace(TREE.machine_plan("vm"), {"objectClass": (ObjectClass.PLAN,), Attribute.KEEP: ("last=few",)})
+    with pytest.raises(Refused, match="vm: vmkeepKeep is 'last=few'") as refused:
+        delete(surveyor)
+    assert refused.value.code == 105
+    store.replace(TREE.leaf("vm", OLD), {Attribute.DELETE_LAST: ("TRUE",)})
+    delete(surveyor)
+
+
+def test_the_floor_is_that_of_the_plan(surveyor: Surveyor, tmp_path: Path) -> None:
+    sets(tmp_path, OLD, NEW)
+    store = surveyor.catalogue.store
+    store.replace(TREE.machine_plan("vm"), {"objectClass": (ObjectClass.PLAN,), Attribute.KEEP: ("last=9 floor=2",)})
+    with pytest.raises(Refused, match="without it there were 1 good ones, and the plan keeps 2 at the least"):
+        delete(surveyor)
