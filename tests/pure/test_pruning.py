@@ -16,9 +16,12 @@ from vmkeep.contract.errors import TryLater
 from vmkeep.contract.leaf import NOW
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute
+from vmkeep.contract.pruning import to_ask
 from vmkeep.contract.retention import read_policy
 from vmkeep.contract.timestamps import from_timestamp, to_timestamp
 from vmkeep.directory.catalogue import Report
+from vmkeep.directory.port import Claim
+from vmkeep.directory.pruning import ask, judge_machine, read_surveyed
 
 ZURICH = ZoneInfo("Europe/Zurich")
 START = datetime(2026, 1, 1, 3, tzinfo=UTC)
@@ -161,19 +164,17 @@ def test_a_set_that_another_machine_is_made_from_stays_until_that_is_over(world:
     assert world.left() == kept[1:]
 
 
-def test_whoever_moves_a_leaf_meanwhile_keeps_it(world: KeptMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_moves_a_leaf_after_it_was_judged_keeps_it(world: KeptMachine) -> None:
     kept = nights(world, 3)
-    claim = world.catalogue.store.claim
-
-    def restored_first(dn: str, *more: Any) -> Any:
-        if more[1].get(Attribute.MODE) == (Mode.DELETE,):
-            world.catalogue.store.replace(dn, {Attribute.MODE: (Mode.UNRETAIN_SMALL_FILES,), Attribute.STATE: (NOW,)})
-        return claim(dn, *more)
-
-    monkeypatch.setattr(world.catalogue.store, "claim", restored_first)
+    world.cycle.turn()
+    surveyed = read_surveyed(world.catalogue, "web")
+    assert surveyed is not None
+    [going] = to_ask(judge_machine(world.catalogue, surveyed, {}, world.now, ZURICH))
+    moved = {Attribute.MODE: (Mode.UNRETAIN_SMALL_FILES,), Attribute.STATE: (NOW,)}
+    world.catalogue.store.replace(going.leaf.dn, moved)
+    assert ask(world.catalogue, going) is Claim.LOST
     prune(world)
     assert world.left() == kept
-    assert not [line for line in world.lines() if "is to be deleted" in line]
 
 
 def test_many_machines_are_judged_in_parts_between_which_the_cycle_has_its_turn(world: KeptMachine) -> None:
