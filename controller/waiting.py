@@ -28,17 +28,17 @@ class Deletions:
         self._clock = clock
         self._asked: list[Leaf] = []
         self._until = 0.0
-        self._is_behind = False
+        self.is_behind = False  # there are machines that have not been judged yet
         pruner.when_asked = self._note
 
     def ask(self) -> None:
         """Ask for what goes of the machines whose backup has just ended well."""
-        self._is_behind = self._pruner.turn(self._cycle.ended_well) == 0.0
+        self.is_behind = self._pruner.turn(self._cycle.ended_well) == 0.0
 
     def remaining(self) -> float:
         """How many seconds to go on waiting; 0 where nothing is under way."""
         self._asked = [leaf for leaf in self._asked if self._is_under_way(leaf)]
-        if self._is_behind:
+        if self.is_behind:
             return self._seconds
         return max(0.0, self._until - self._clock()) if self._asked else 0.0
 
@@ -94,7 +94,8 @@ class Run:
         if remaining <= 0:
             self.when_over()
             return None
-        return self._next(view, remaining)
+        is_behind = self._deletions is not None and self._deletions.is_behind
+        return 0.0 if is_behind else self._next(view, remaining)
 
     def close(self) -> tuple[Outcome, ...]:
         """Note what has not ended, and return everything in the run's order."""

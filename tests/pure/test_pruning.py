@@ -184,6 +184,14 @@ def test_many_machines_are_judged_in_parts_between_which_the_cycle_has_its_turn(
     assert [world.pruner.turn(set()) for _ in range(4)] == [0.0, 0.0, 3600.0, 3600.0]
 
 
+def test_a_machine_that_is_gone_by_its_turn_is_passed_over(world: KeptMachine) -> None:
+    kept = nights(world, 3)
+    world.cycle.turn()
+    world.pruner.turn({"nobody"})
+    prune(world)
+    assert world.left() == kept[1:]
+
+
 def test_a_directory_that_goes_away_in_between_loses_no_machine_from_its_turn(world: KeptMachine) -> None:
     kept = nights(world, 3)
     world.cycle.turn()
