@@ -100,10 +100,10 @@ def test_a_deletion_that_the_agent_refuses_leaves_the_good_backup_it_was(cluster
 def test_a_controller_that_is_killed_around_every_write_deletes_what_is_to_go_and_nothing_else(
     cluster: ClusterOfPeers,
 ) -> None:
-    add_kept(cluster, "web", "last=2", NIGHTS[:4])
+    add_kept(cluster, "web", "last=2", NIGHTS[:3])
     settings = str(cluster.settings_file())
     with cluster.peer() as peer:
-        for _ in range(12):
+        for _ in range(6):
             for when in ("before", "after"):
                 command = [
                     sys.executable,
@@ -117,14 +117,14 @@ def test_a_controller_that_is_killed_around_every_write_deletes_what_is_to_go_an
                 with subprocess.Popen(command, stderr=subprocess.DEVNULL) as dying:
                     cluster.wait_for(
                         "it dies of its first write, or has none left",
-                        lambda dying=dying: dying.poll() is not None or nights(cluster, "web") == NIGHTS[2:4],
+                        lambda dying=dying: dying.poll() is not None or nights(cluster, "web") == NIGHTS[1:3],
                         LIMIT,
                     )
                     dying.kill()
                 peer.wake()
-            if nights(cluster, "web") == NIGHTS[2:4]:
+            if nights(cluster, "web") == NIGHTS[1:3]:
                 break
-    assert nights(cluster, "web") == NIGHTS[2:4]
+    assert nights(cluster, "web") == NIGHTS[1:3]
     assert cluster.modes("web") == ["finished"] * 2
 
 
