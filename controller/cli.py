@@ -17,13 +17,14 @@ from controller.cycle import NOT_ENDED, Cycle, bounds_of, read_view, utc_now
 from controller.lookout import Lookout, slots_of
 from controller.places import Places
 from controller.promises import Watch
+from controller.pruning import Pruner
 from controller.pulse import Pulse
 from controller.rehearsal import Rehearsal, comment
-from controller.report import ALL_FINISHED, NONE_FINISHED, exit_code, line, summary
+from controller.report import ALL_FINISHED, NONE_FINISHED, Outcome, exit_code, line, summary
 from controller.run import Choice, Fate, Started, choose, start
 from controller.schedule import Scheduler
 from controller.verdicts import Verdicts
-from controller.waiting import Run
+from controller.waiting import Deletions, Run
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.service import logs
@@ -167,7 +168,9 @@ def _waited(
     log = logs.configure(quiet, PROGRAM.name)
     cycle = _cycle(catalogue, chosen, log, Metrics())
     cycle.only, cycle.complete = started.machines, complete
-    waiting = Run(cycle, started, lambda outcome: print(line(outcome), flush=True), time.monotonic() + timeout)
+    pruner = Pruner(catalogue, ZoneInfo(chosen.timezone), log, utc_now, every=None)
+    deadline = time.monotonic() + timeout
+    waiting = Run(cycle, started, _say, deadline, deletions=Deletions(cycle, pruner))
     loop = Loop(waiting.turn, Pace(chosen.reconcile_seconds), log, bugs_allowed=3)
     waiting.when_over = loop.stop
     if started.machines:
@@ -178,6 +181,10 @@ def _waited(
     return INTERRUPTED + loop.stopped_by if loop.stopped_by else exit_code(outcomes)
 
 
+def _say(outcome: Outcome) -> None:
+    print(line(outcome), flush=True)
+
+
 def _serve(chosen: ControllerSettings) -> None:
     log = logs.configure(chosen.logs, PROGRAM.name)
     metrics = Metrics()
@@ -186,11 +193,12 @@ def _serve(chosen: ControllerSettings) -> None:
         cycle = _cycle(catalogue, chosen, log, metrics)
         scheduler = _scheduler(catalogue, chosen, log)
         watch = Watch(catalogue, log, metrics, utc_now)
+        pruner = Pruner(catalogue, ZoneInfo(chosen.timezone), log, utc_now, metrics)
 
         def turn() -> float:
             # What is in flight comes first: it goes on even where the plans cannot be read.
-            next_move, next_slot = cycle.turn_and_wait(), scheduler.turn()
-            return min(watch.turn(), next_slot if next_move is None else next_move, next_slot)
+            due = [cycle.turn_and_wait(), scheduler.turn(), pruner.turn(cycle.ended_well), watch.turn()]
+            return min(seconds for seconds in due if seconds is not None)
 
         loop = Loop(turn, Pace(chosen.reconcile_seconds), log, Readiness.of(os.environ))
         with catalogue.store.watch(catalogue.tree.machines, NOT_ENDED, loop.wake) as watcher, signals(loop):

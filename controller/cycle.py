@@ -56,6 +56,8 @@ _READ = (
     Attribute.RESTORE_DISK,
     Attribute.GROUP,
     Attribute.GROUP_CONSISTENCY,
+    Attribute.PRUNED,
+    Attribute.MANIFEST_DIGEST,
     _CHANGED,
 )
 _GENERALIZED_TIME = re.compile(r"(\d{14})Z")
@@ -93,7 +95,8 @@ class Cycle:
     """What stays the same from cycle to cycle. `only` and `complete` as in View.
 
     `refused` remembers claims the directory refused for good, by the leaf's key, until somebody writes that leaf.
-    Without `admission` all that is due is done at once; without `verdicts` nothing is said of groups.
+    Without `admission` all that is due is done at once; without `verdicts` nothing is said of groups. `ended_well` are
+    machines whose leaf ended as a good backup, until somebody takes them out.
     """
 
     catalogue: Catalogue
@@ -108,6 +111,7 @@ class Cycle:
     admission: Admission | None = None
     verdicts: Verdicts | None = None
     _given_up: list[Leaf] = field(default_factory=list)
+    ended_well: set[str] = field(default_factory=set)
     _known_deadlines: dict[str, tuple[int, float]] = field(default_factory=dict)
     _seen: dict[str, tuple[tuple[Leaf, datetime], float]] = field(default_factory=dict)
     _first_seen: dict[str, float] = field(default_factory=dict)
@@ -179,6 +183,8 @@ class Cycle:
         self.log.info(action.sentence)
         if action.return_value and action.leaf.group:
             self._given_up.append(action.outcome)
+        if action.outcome.is_good_backup:
+            self.ended_well.add(action.leaf.machine)
         return None if is_over(action.outcome) else action.outcome
 
     def _remove(self, removal: Removal) -> None:

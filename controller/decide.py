@@ -14,6 +14,7 @@ from vmkeep.contract.codes import ReturnValue, meaning_of
 from vmkeep.contract.leaf import NOW, Leaf
 from vmkeep.contract.modes import ROWS, Actor, Circle, Mode, asked, at_work
 from vmkeep.contract.names import Attribute
+from vmkeep.contract.pruning import NOT_DELETED, was_refused
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
 
 # How long leaves of a run may come in before somebody other than the run itself sets them going: a run that is still
@@ -117,6 +118,8 @@ class _Rules:
             return PutBack(leaf)
         if leaf.mode is Mode.FINISHED:
             return self._tidy(leaf) if _is_untidy(leaf) else None
+        if was_refused(leaf):
+            return self._keep(leaf)
         if leaf.is_failed:
             return self._try_again(leaf) if _is_tried_again(leaf, self._bounds) else None
         return self._restored_or_deleted(leaf) if leaf.mode in _NOT_OF_A_BACKUP else self._backed_up(leaf)
@@ -223,6 +226,11 @@ class _Rules:
         message = "" if left and leaf.is_good_backup else None  # it told of the restore
         state, removed = _end_of(leaf, self._now), RESTORES_OWN if left else ()
         return Action(leaf, Mode.FINISHED, state, leaf.return_value, message, removed=removed, said="tidied")
+
+    def _keep(self, leaf: Leaf) -> Action:
+        """The plan let it go, and nothing of it was removed: it is the good backup it was."""
+        message = f"{NOT_DELETED}: {leaf.message or meaning_of(leaf.return_value)}"
+        return Action(leaf, Mode.FINISHED, to_timestamp(self._now), message=message, removed=(Attribute.PRUNED,))
 
     def _try_again(self, leaf: Leaf) -> Action | datetime | None:
         if leaf.mode is None:

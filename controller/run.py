@@ -17,6 +17,7 @@ from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.machine import check_name, check_node
 from vmkeep.contract.modes import ROWS, Circle, Mode
 from vmkeep.contract.plan import is_excluded
+from vmkeep.contract.pruning import is_being_deleted
 from vmkeep.contract.timestamps import to_timestamp
 from vmkeep.directory.catalogue import LEAVES, Catalogue
 from vmkeep.directory.port import AllOf, Equals
@@ -133,8 +134,10 @@ class _Run:
     def _busy(self) -> dict[str, list[Leaf]]:
         found: dict[str, list[Leaf]] = {}
         for leaf in self._read_leaves():
-            # A restored leaf only waits for its end, which the first turn of any controller writes.
-            if not is_ended(leaf, self._bounds) and leaf.mode is not Mode.RESTORED:
+            # A restored leaf only waits for its end, which the first turn of any controller writes; and agents delete
+            # one backup and make another in whatever order they come.
+            is_no_matter = leaf.mode is Mode.RESTORED or is_being_deleted(leaf)
+            if not is_ended(leaf, self._bounds) and not is_no_matter:
                 found.setdefault(leaf.machine.casefold(), []).append(leaf)
         return found
 

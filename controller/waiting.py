@@ -5,9 +5,50 @@ from collections.abc import Callable
 
 from controller.cycle import Cycle
 from controller.decide import View, is_ended, key_of
+from controller.pruning import Pruner
 from controller.report import Outcome
 from controller.run import Choice, Started
 from vmkeep.contract.errors import TryLater
+from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.pruning import is_being_deleted, was_refused
+
+
+class Deletions:
+    """What a run lets go. They end soon as a rule, and the cycle removes the leaves; else `serve` or the next run does.
+
+    `seconds` is how long a run waits for them once its backups have ended.
+    """
+
+    def __init__(
+        self, cycle: Cycle, pruner: Pruner, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._cycle = cycle
+        self._pruner = pruner
+        self._seconds = seconds
+        self._clock = clock
+        self._asked: list[Leaf] = []
+        self._until = 0.0
+        self.is_behind = False  # there are machines that have not been judged yet
+        pruner.when_asked = self._note
+
+    def ask(self) -> None:
+        """Ask for what goes of the machines whose backup has just ended well."""
+        self.is_behind = self._pruner.turn(self._cycle.ended_well) == 0.0
+
+    def remaining(self) -> float:
+        """How many seconds to go on waiting; 0 where nothing is under way."""
+        self._asked = [leaf for leaf in self._asked if self._is_under_way(leaf)]
+        if self.is_behind:
+            return self._seconds
+        return max(0.0, self._until - self._clock()) if self._asked else 0.0
+
+    def _is_under_way(self, leaf: Leaf) -> bool:
+        fresh = self._cycle.catalogue.leaf(leaf.dn)
+        return fresh is not None and (is_being_deleted(fresh) or was_refused(fresh))
+
+    def _note(self, leaf: Leaf) -> None:
+        self._asked.append(leaf)
+        self._until = self._clock() + self._seconds
 
 
 class Run:
@@ -20,6 +61,7 @@ class Run:
         say: Callable[[Outcome], None],
         deadline: float,
         clock: Callable[[], float] = time.monotonic,
+        deletions: Deletions | None = None,
     ) -> None:
         self.when_over: Callable[[], None] = lambda: None
         self._cycle = cycle
@@ -28,6 +70,7 @@ class Run:
         self._clock = clock
         self._choices = started.choices
         self._outcomes: dict[str, Outcome] = {}
+        self._deletions = deletions
         for choice in started.choices:
             if not choice.leaf:
                 self._ended(Outcome(choice))
@@ -43,11 +86,16 @@ class Run:
         for choice in self._open():
             if choice.key not in standing:
                 self._look_at(choice)
+        if self._deletions:
+            self._deletions.ask()
         remaining = self._remaining()
-        if not self._open() or remaining <= 0:
+        if not self._open():
+            remaining = min(remaining, self._deletions.remaining() if self._deletions else 0.0)
+        if remaining <= 0:
             self.when_over()
             return None
-        return self._next(view, remaining)
+        is_behind = self._deletions is not None and self._deletions.is_behind
+        return 0.0 if is_behind else self._next(view, remaining)
 
     def close(self) -> tuple[Outcome, ...]:
         """Note what has not ended, and return everything in the run's order."""

@@ -225,6 +225,7 @@ def _commands() -> Iterator[str]:
     yield from _status_notes()
     yield from _plan_notes()
     yield from _restore_notes()
+    yield from _prune_notes()
     yield from _sets_notes()
     yield from _program("vmkeep-controller", controller_cli.app)
     yield from _exit_codes()
@@ -375,6 +376,21 @@ def _restore_notes() -> Iterator[str]:
             "with that."
         ).rstrip()
     )
+
+
+def _prune_notes() -> Iterator[str]:
+    yield "\n#### The shape of `vmkeep prune --json`\n"
+    yield "An object with the list `machines`. Keys are only ever added; null means: none.\n"
+    shape = [
+        ("machine", "text", "the name"),
+        ("trouble", "text or null", "why its plan says not what to keep; then `backups` is empty"),
+        ("backups: timestamp", "time", "of the backup, newest first"),
+        ("backups: mode, return_value", "text, number", "of its leaf, as read"),
+        ("backups: goes", "true or false", "whether the plan lets it go now"),
+        ("backups: reasons", "list", "every reason why it stays, or why it goes"),
+        ("backups: hold", "text or null", "`vmkeepHold`, also one that has run out"),
+    ]
+    yield from _table(("key", "type", "meaning"), [(f"`{key}`", kind, meaning) for key, kind, meaning in shape])
 
 
 def _sets_notes() -> Iterator[str]:

@@ -104,8 +104,6 @@ class Order(_Frozen):
     directories: Ownership = Ownership()
     bandwidth: int = 0
     bandwidth_copy: int = 0
-    iterations: int = 1
-    protected: tuple[str, ...] = ()
     published: bool = False
     bytes_total: int = 0
     started_at: float = 0.0

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from nodeagent.host.folders import open_folder, remove_empty
 from nodeagent.operations.aside import BEFORE
-from nodeagent.operations.pruning import remove_iteration
+from nodeagent.operations.removing import remove_iteration
 from nodeagent.order import Order
 from nodeagent.steps import NO_FACTS, Facts, Host, Step
 from vmkeep.contract.codes import ReturnValue

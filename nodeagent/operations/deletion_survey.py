@@ -1,10 +1,11 @@
 """Looks before a deletion: refuses what must stay. Reads only; called by the surveyor."""
 
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 from nodeagent.host.errors import HostFailure, NotAnImage
-from nodeagent.host.folders import names_in, open_folder
-from nodeagent.operations.finding import places_of
+from nodeagent.host.folders import open_folder
+from nodeagent.operations.finding import machine_places, names_of, places_of
 from nodeagent.order import Order
 from nodeagent.steps import Host
 from vmkeep.contract.codes import ReturnValue
@@ -14,17 +15,24 @@ from vmkeep.contract.machine import Machine
 from vmkeep.contract.names import Attribute
 from vmkeep.contract.paths import MACHINE_TYPES, MANIFEST_NAME
 from vmkeep.contract.plan import Plan
+from vmkeep.contract.pruning import why_held
 from vmkeep.contract.timestamps import is_timestamp
 from vmkeep.directory.catalogue import LEAVES, Catalogue
 from vmkeep.directory.port import AllOf, Equals
 
 
-def survey_deletion(catalogue: Catalogue, host: Host, leaf: Leaf, plan: Plan) -> PurePosixPath | None:
-    """Which directory goes, None where the backup came to no file; Refused where it must stay."""
+def survey_deletion(catalogue: Catalogue, host: Host, leaf: Leaf, plan: Plan, floor: int) -> PurePosixPath | None:
+    """Which directory goes, None where the backup came to no file; Refused where it must stay.
+
+    So many other good sets, `floor`, must be left; 0 where the last one may go as well.
+    """
+    _refuse_if_held(catalogue, leaf, host)
+    if leaf.pruned:
+        _refuse_while_restored(catalogue, leaf)
     _refuse_if_restored_from(catalogue, leaf)
     directory = _directory(leaf, plan, host)
-    if not leaf.wishes.delete_last:
-        _refuse_last(leaf, directory, host)
+    if floor:
+        _refuse_last(leaf, _complete_sets(leaf, directory, plan, host), floor, host)
     return directory
 
 
@@ -53,6 +61,27 @@ def _backing_of(order: Order, image: str, host: Host) -> str | None:
             f"{order.machine}: whether the image {image} still lies over this backup cannot be told: {why}; "
             "mend the image or its sstSourceFile, then delete",
         ) from None
+
+
+def _refuse_if_held(catalogue: Catalogue, leaf: Leaf, host: Host) -> None:
+    """As the leaf says now: it may have been held since the deletion was asked for."""
+    hold = why_held(catalogue.leaf(leaf.dn) or leaf, datetime.fromtimestamp(host.wall_clock(), UTC))
+    if hold:
+        raise Refused(
+            ReturnValue.CANNOT_LOCK_MACHINE,
+            f"{leaf.machine}: the backup {leaf.timestamp} is {hold}; take that back first: "
+            f"vmkeep release {leaf.machine} {leaf.timestamp}",
+        )
+
+
+def _refuse_while_restored(catalogue: Catalogue, leaf: Leaf) -> None:
+    """What the plan lets go can wait: nobody knows yet which set a restore will end well with."""
+    for other in catalogue.leaves(leaf.machine):
+        if other.is_in_restore:
+            raise Refused(
+                ReturnValue.CANNOT_LOCK_MACHINE,
+                f"{leaf.machine}: a restore is under way ({other.timestamp} is at {other.raw_mode}); old backups stay",
+            )
 
 
 def _refuse_if_restored_from(catalogue: Catalogue, leaf: Leaf) -> None:
@@ -101,21 +130,31 @@ def _as_sets_lie(leaf: Leaf, directory: PurePosixPath) -> PurePosixPath:
     return directory
 
 
-def _refuse_last(leaf: Leaf, directory: PurePosixPath | None, host: Host) -> None:
-    if directory is None:
+def _refuse_last(leaf: Leaf, complete: set[str], floor: int, host: Host) -> None:
+    """Files are the truth about files: where the storage is not mounted, there is no good set beside this one."""
+    if leaf.timestamp not in complete and not leaf.manifest_digest:
         return
-    complete = _complete_sets(directory.parent, host)
-    if complete == [leaf.timestamp]:
-        raise Refused(
-            ReturnValue.WRONG_STATE_INFORMATION,
-            f"{leaf.machine}: {leaf.timestamp} is its only good backup in {directory.parent}; make another first, "
-            "or set vmkeepDeleteLast TRUE on the leaf to remove it all the same",
-        )
+    others = complete - {leaf.timestamp}
+    mend = "make another first, or set vmkeepDeleteLast TRUE on the leaf to remove it all the same"
+    if leaf.timestamp not in complete:
+        mend = f"its own set is not to be seen on {host.node} either: is the storage mounted? Else {mend}"
+    why = ""
+    if not others:
+        why = "is its only good backup"
+    elif len(others) < floor:
+        why = f"stays: without it there were {len(others)} good ones, and the plan keeps {floor} at the least"
+    elif leaf.pruned and max(others) < leaf.timestamp:
+        why = "is its newest good backup"
+    if why:
+        raise Refused(ReturnValue.WRONG_STATE_INFORMATION, f"{leaf.machine}: {leaf.timestamp} {why}; {mend}")
 
 
-def _complete_sets(directory: PurePosixPath, host: Host) -> list[str]:
-    names = [name for name in names_in(directory, host.roots) if is_timestamp(name)]
-    return [name for name in names if _is_complete(directory / name, host)]
+def _complete_sets(leaf: Leaf, directory: PurePosixPath | None, plan: Plan, host: Host) -> set[str]:
+    """The machine's good sets: beside this one, and wherever else below the plan's root its disks once lay."""
+    places = set(machine_places(PurePosixPath(plan.backup_root), leaf.machine, host.roots))
+    places |= {directory.parent} if directory else set()
+    named = ((place, name) for place in places for name in names_of(place, host.roots) if is_timestamp(name))
+    return {name for place, name in named if _is_complete(place / name, host)}
 
 
 def _is_complete(directory: PurePosixPath, host: Host) -> bool:

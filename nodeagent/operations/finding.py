@@ -96,7 +96,7 @@ def _directory(leaf: Leaf, original: str, backup_root: str, roots: Sequence[str]
             )
         return directory
     found = places_of(PurePosixPath(backup_root), original, leaf.timestamp, roots)
-    places = [place for place in found if f"{MANIFEST_NAME}.{leaf.timestamp}" in _names(place, roots)]
+    places = [place for place in found if f"{MANIFEST_NAME}.{leaf.timestamp}" in names_of(place, roots)]
     if len(places) != 1:
         where = "lies at several places: " + ", ".join(map(str, places)) if places else f"is not below {backup_root}"
         raise Refused(
@@ -108,15 +108,18 @@ def _directory(leaf: Leaf, original: str, backup_root: str, roots: Sequence[str]
 
 def places_of(root: PurePosixPath, machine: str, timestamp: str, roots: Sequence[str]) -> list[PurePosixPath]:
     """Every directory below a backup root that is named for this backup, complete or not."""
-    found = []
-    for vmtype in MACHINE_TYPES:
-        for pool in _names(root / vmtype, roots):
-            if timestamp in _names(root / vmtype / pool / machine, roots):
-                found.append(root / vmtype / pool / machine / timestamp)
-    return found
+    places = machine_places(root, machine, roots)
+    return [place / timestamp for place in places if timestamp in names_of(place, roots)]
 
 
-def _names(path: PurePosixPath, roots: Sequence[str]) -> list[str]:
+def machine_places(root: PurePosixPath, machine: str, roots: Sequence[str]) -> list[PurePosixPath]:
+    """Every directory below a backup root that may hold sets of a machine, one a storage pool."""
+    tops = [root / vmtype for vmtype in MACHINE_TYPES]
+    return [top / pool / machine for top in tops for pool in names_of(top, roots)]
+
+
+def names_of(path: PurePosixPath, roots: Sequence[str]) -> list[str]:
+    """What lies in a directory; nothing where there is none."""
     try:
         with open_folder(path, roots) as folder:
             return folder.names()

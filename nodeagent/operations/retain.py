@@ -1,11 +1,9 @@
 """Retain: carry the set from retain to the backup directory, publish its manifest, leave nothing behind.
 
-    directory → one step a file → manifest → clear → prune
+    directory → one step a file → manifest → clear
 
 On the same filesystem a file is given its new name, at any size in the same time; to another it is copied with its
-digest on the way. A set is visible only with its manifest, which comes last. Removing comes after that: first what
-lies in retain, then iterations beyond the plan's number, oldest first, never one a restore is using and never by
-counting incomplete sets.
+digest on the way. A set is visible only with its manifest, which comes last; then what lies in retain is removed.
 """
 
 from collections.abc import Iterator
@@ -21,7 +19,6 @@ from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
 from nodeagent.operations.making import NAME as MAKING_NAME
 from nodeagent.operations.making import MadeFile, Making, read_making
-from nodeagent.operations.pruning import Pruned, prune
 from nodeagent.order import Order
 from nodeagent.steps import NO_FACTS, Facts, Host, Step, access
 from vmkeep.contract.codes import ReturnValue
@@ -36,13 +33,10 @@ _SECRET_ROLES = ("state", "tpm", "nvram", "xml")  # the XML may hold console pas
 def retain(order: Order, host: Host) -> tuple[Step, ...]:
     """The steps of a retain; where an earlier attempt came as far as publishing, what is left of them."""
     carrying = _Carrying(order, host)
-    rest = (
-        Step("clear", "clear the retain directory", ReturnValue.RETAIN_NOT_EMPTY, carrying.clear),
-        Step("prune", "remove old iterations", ReturnValue.CANNOT_REMOVE_FILE, partial(_prune, order, host)),
-    )
+    clear = Step("clear", "clear the retain directory", ReturnValue.RETAIN_NOT_EMPTY, carrying.clear)
     if order.published:
         look = Step("published", "read the published manifest", ReturnValue.MISSING_FILES, carrying.read_published)
-        return (look, *rest)
+        return (look, clear)
     files = (
         Step(f"carry {name}", f"carry {name} to the backup directory", code, partial(carrying.carry, name))
         for name, code in carrying.names()
@@ -51,21 +45,8 @@ def retain(order: Order, host: Host) -> tuple[Step, ...]:
         Step("directory", "make the backup directory", ReturnValue.CANNOT_CREATE_DIRECTORY, carrying.make_directory),
         *files,
         Step("manifest", "publish the set", ReturnValue.CANNOT_WRITE_TO_BACKUP, carrying.publish),
-        *rest,
+        clear,
     )
-
-
-def _prune(order: Order, host: Host, _facts: Facts) -> Facts:
-    """The set is safe by now: what cannot be removed is told, and does not make it a failure."""
-    keeping = {order.timestamp, *order.protected}
-    try:
-        pruned = prune(order.paths.backup.parent, host.roots, order.iterations, keeping)
-    except (HostFailure, OSError) as why:
-        pruned = Pruned((), (str(why),))
-    facts: Facts = {"pruned": " ".join(pruned.removed)}
-    if not pruned.left:
-        return facts
-    return {**facts, "warning": f"{order.machine}: old iterations could not be removed: {'; '.join(pruned.left)}"}
 
 
 class _Carrying:

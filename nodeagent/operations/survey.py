@@ -16,7 +16,7 @@ from nodeagent.host.hypervisor import View
 from nodeagent.host.qcow2 import Header
 from nodeagent.moves import moved
 from nodeagent.operations.choosing import as_made, chosen
-from nodeagent.operations.deletion_survey import refuse_if_in_use, restored_under_other_names, survey_deletion
+from nodeagent.operations.deletion_survey import refuse_if_in_use, survey_deletion
 from nodeagent.operations.finding import FoundSet, find_set
 from nodeagent.operations.following import refuse_unseen_set, to_be_merged
 from nodeagent.operations.given_up import given_up
@@ -35,7 +35,7 @@ from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.machine import DirectoryDisk, Machine, Power, check_name
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.paths import MANIFEST_NAME, set_paths
-from vmkeep.contract.plan import Plan, resolve
+from vmkeep.contract.plan import Plan, policy_of, resolve
 from vmkeep.contract.timestamps import is_timestamp
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.ldif_text import to_ldif
@@ -120,13 +120,10 @@ class Surveyor:
 
     def _retain(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         order = self._order(leaf, machine, plan, Mode.RETAINING, self._directory_disks(machine))
-        own = [other for other in self.catalogue.leaves(machine.name) if other.is_in_restore]
-        restoring = [other.timestamp for other in (*own, *restored_under_other_names(self.catalogue, machine.name))]
         published = self._exists(order.paths.backup, f"{MANIFEST_NAME}.{leaf.timestamp}")
         order = order.model_copy(update={"firmware": self._kept_firmware(order), "published": published})
         refuse_unseen_set(order, leaf, self.host)
-        update = {"protected": tuple(restoring), "iterations": plan.iterations}
-        return order.model_copy(update=update | {"bytes_total": self._length_in_retain(order)})
+        return order.model_copy(update={"bytes_total": self._length_in_retain(order)})
 
     def _unretain_small_files(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         blank = self._blank(leaf, machine, plan, Mode.UNRETAINING_SMALL_FILES)
@@ -144,7 +141,9 @@ class Surveyor:
         return survey_restore(saved, self._blank(leaf, machine, plan, Mode.RESTORING), self.rules.libvirt_state)
 
     def _delete(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
-        directory = survey_deletion(self.catalogue, self.host, leaf, plan)
+        sources = self.catalogue.plan_sources(machine)
+        floor = 0 if leaf.wishes.delete_last else policy_of(machine.name, sources).floor
+        directory = survey_deletion(self.catalogue, self.host, leaf, plan, floor)
         order = self._blank(leaf, machine, plan, Mode.DELETING)
         if directory is None:
             return order.model_copy(update={"restoring": Restoring(set_directory="")})

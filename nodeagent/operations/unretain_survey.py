@@ -21,6 +21,7 @@ from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.manifest import Role
+from vmkeep.contract.pruning import is_being_deleted
 from vmkeep.directory.alignment import read_before, read_saved
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.ldif_text import to_ldif
@@ -137,7 +138,8 @@ def _under_another_name(catalogue: Catalogue, leaf: Leaf, xml: str, ldif: str) -
 
 
 def _refuse_if_busy(catalogue: Catalogue, leaf: Leaf) -> None:
-    busy = [other for other in catalogue.leaves(leaf.machine) if other.is_in_flight and other.dn != leaf.dn]
+    others = [other for other in catalogue.leaves(leaf.machine) if other.dn != leaf.dn]
+    busy = [other for other in others if other.is_in_flight and not is_being_deleted(other)]
     if busy:
         raise Refused(
             ReturnValue.CANNOT_LOCK_MACHINE,

@@ -1,7 +1,9 @@
 """Controller and agents together, as a cron line on the controller's host has them."""
 
 import itertools
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +135,49 @@ def test_an_agent_stopped_in_the_middle_holds_up_only_its_own(whole: Lab, tmp_pa
         log = ticks.read_serial(machine.serial)
         assert (log.missing, log.complaints) == ([], ())
         sets.assert_whole(machine.disks[0])
+
+
+def test_of_a_guests_backups_the_plans_number_is_left_and_what_is_held_whoever_dies(whole: Lab) -> None:
+    plain = Plain(whole)
+    machine = whole.add_machine(MachineSpec())
+    plain.add_backup_subtree(machine.name, sstBackupNumberOfIterations="2")
+
+    def backed_up() -> str:
+        done = run(whole, machine.name)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return max(on_disk())
+
+    def on_disk() -> list[str]:
+        folder = sets.directory_of(machine, "x").parent
+        return sorted(path.name for path in folder.iterdir())
+
+    first, second, third = backed_up(), backed_up(), backed_up()
+    assert leaves(whole, machine.name) == on_disk() == [second, third]
+    held = plain.console("hold", machine.name, second, "--reason", "the audit")
+    assert held.returncode == 0, held.stderr
+    fourth, fifth = backed_up(), backed_up()
+    assert leaves(whole, machine.name) == on_disk() == [second, fourth, fifth], first
+    for leaf in on_disk():
+        sets.assert_digests(sets.directory_of(machine, leaf))
+    refused = plain.console("delete", machine.name, second, "--yes")
+    assert "it is held until" not in refused.stderr
+    assert (refused.returncode, "it is held: the audit" in refused.stderr) == (1, True), refused
+    plain.edit("delete-iteration", machine.name, second)
+    said = plain.wait(machine.name, second, "deleted")
+    assert said["sstProvisioningReturnValue"] == ["22"], "the agent reads the hold itself"
+    assert on_disk() == [second, fourth, fifth]
+    assert plain.console("abort", machine.name).returncode == 0
+    assert plain.console("release", machine.name, second).returncode == 0
+    assert plain.console("prune", machine.name).returncode == 0
+    until("the set to be gone", lambda: on_disk() == [fourth, fifth], 30)
+    plain.wait(machine.name, second, "deleted")
+    arguments = ["--settings", str(whole.controller_settings), "serve"]
+    killed = [sys.executable, "-m", "tests.faults.killed_controller", "before", *arguments]
+    assert subprocess.run(killed, stderr=subprocess.DEVNULL, timeout=60).returncode == -signal.SIGKILL
+    assert leaves(whole, machine.name) == [second, fourth, fifth], "the leaf goes last"
+    sixth = backed_up()
+    assert leaves(whole, machine.name) == on_disk() == [fifth, sixth]
+    assert ticks.read_serial(machine.serial).missing == []
 
 
 def test_progress_is_noted_at_most_every_five_seconds(whole: Lab) -> None:

@@ -40,7 +40,6 @@ class Scene:
     once: bool = False
     instant_is_gone: bool = False
     earlier_sets: int = 0
-    iterations: int = 1
 
 
 class BackedUp:
@@ -173,7 +172,7 @@ class BackedUp:
         assert self.outcome.code == 0, self.outcome
         assert not Path(order.paths.retain).exists(), list(Path(order.paths.retain).iterdir())
         sets = sorted(path.name for path in Path(order.paths.backup).parent.iterdir())
-        assert sets == [*EARLIER[: self.scene.earlier_sets], LEAF][-self.scene.iterations :], sets
+        assert sets == [*EARLIER[: self.scene.earlier_sets], LEAF], sets
         for name in sets:
             check_set(Path(order.paths.backup).parent / name)
         self._check_files_of_instant(Path(order.paths.backup), f".{LEAF}")
@@ -203,7 +202,6 @@ class BackedUp:
             place=PLACE,
             ram_disk=str(self.ram_disk) if scene.ram_disk else None,
             ldif="dn: the machine\n",
-            iterations=scene.iterations,
             method=scene.method,
             route=Route(freezes=scene.method is not Method.SAVE, clones=False, once=scene.once, renames=not scene.once),
         )

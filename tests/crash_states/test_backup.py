@@ -34,8 +34,7 @@ MERGES = {
 }
 RETAINS = {
     "runs": Scene(2, firmware=True, ram_disk=True),
-    "off, third of two to keep": Scene(1, Power.OFF, earlier_sets=2, iterations=2),
-    "off, one to keep": Scene(1, Power.OFF, earlier_sets=2),
+    "off, beside others": Scene(1, Power.OFF, earlier_sets=2),
 }
 
 
@@ -48,7 +47,7 @@ def test_a_merge_leaves_whole_images_and_the_set_as_it_was(name: str) -> None:
 ELSEWHERE = {
     "runs": Scene(2, firmware=True),
     "disk, copied once": Scene(1, method=Method.DISK, once=True),
-    "off, one to keep": Scene(1, Power.OFF, earlier_sets=2),
+    "off, beside others": Scene(1, Power.OFF, earlier_sets=2),
 }
 
 

@@ -14,7 +14,7 @@ from vmkeep.contract.modes import TABLE, Kind, Mode
 RARE = {
     (Mode.SNAPSHOTTING, "off"),
     (Mode.MERGING, "live, its instant gone"),
-    (Mode.RETAINING, "off, one to keep, to another filesystem"),
+    (Mode.RETAINING, "off, beside others, to another filesystem"),
     (Mode.RESTORING, "off, one image of two gone"),
     (Mode.RETAINING, "runs, to another filesystem"),
     (Mode.RESTORING, "runs, firmware is new to it"),

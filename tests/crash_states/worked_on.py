@@ -218,7 +218,7 @@ class Scenery:
 
 _TWO = ("/dev/shm", "/tmp")
 _RUNS, _LIVE = Scene(2, firmware=True, ram_disk=True), Scene(2, method=Method.LIVE, firmware=True)
-_ONE_TO_KEEP, _ONCE = Scene(1, Power.OFF, earlier_sets=2), Scene(1, method=Method.DISK, once=True)
+_BESIDE_OTHERS, _ONCE = Scene(1, Power.OFF, earlier_sets=2), Scene(1, method=Method.DISK, once=True)
 
 
 def _backup(mode: Mode, scene: Scene, bases: tuple[str, ...] = ("/dev/shm",), *, goes_back: bool = True) -> Scenery:
@@ -257,9 +257,9 @@ WORLDS: dict[Mode, dict[str, Scenery]] = {
     },
     Mode.RETAINING: {
         "runs": _backup(Mode.RETAINING, _RUNS, goes_back=False),
-        "off, one to keep": _backup(Mode.RETAINING, _ONE_TO_KEEP, goes_back=False),
+        "off, beside others": _backup(Mode.RETAINING, _BESIDE_OTHERS, goes_back=False),
         "runs, to another filesystem": _backup(Mode.RETAINING, _RUNS, _TWO, goes_back=False),
-        "off, one to keep, to another filesystem": _backup(Mode.RETAINING, _ONE_TO_KEEP, _TWO, goes_back=False),
+        "off, beside others, to another filesystem": _backup(Mode.RETAINING, _BESIDE_OTHERS, _TWO, goes_back=False),
         "disk, copied by the merge": _backup(Mode.RETAINING, _ONCE, _TWO, goes_back=False),
     },
     Mode.UNRETAINING_SMALL_FILES: {"a set": _brought_back(Mode.UNRETAINING_SMALL_FILES)},

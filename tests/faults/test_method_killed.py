@@ -32,7 +32,7 @@ FREEZING = (*BEFORE, "freeze", *AFTER)
 CLONING = (*BEFORE, "save", "clone", "load", "go", *AFTER)
 THAWING = ("frozen", "copy vda", "copy vdb", "commit vda", "commit vdb")
 PROVING = ("merge vda", "merge vdb")
-CARRYING = ("directory", "xml", "ldif", "state", "vda", "vdb", "manifest", "clear", "prune")
+CARRYING = ("directory", "xml", "ldif", "state", "vda", "vdb", "manifest", "clear")
 # How the data goes: what the plan says, the filesystem of the images, the steps of snapshot and merge.
 WAYS = {
     "live": ("live", "ext4", FREEZING, THAWING),

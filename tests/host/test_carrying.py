@@ -162,17 +162,3 @@ def test_the_files_of_the_firmware_are_carried_too(order: Order, tmp_path: Path)
         step(order.model_copy(update=update), tmp_path, f"carry {name}").apply({})
     assert carried(order).with_name(f"vm.nvram.{TIMESTAMP}").stat().st_mode & 0o777 == 0o600, "it may hold secrets"
     assert carried(order).stat().st_mode & 0o777 == 0o640
-
-
-def test_old_sets_that_cannot_be_looked_at_are_told_and_make_the_backup_no_failure(
-    order: Order, tmp_path: Path
-) -> None:
-    prune = step(order, tmp_path, "prune")
-    machine = Path(order.paths.backup).parent
-    machine.rename(tmp_path / "moved")
-    machine.symlink_to(tmp_path / "moved")
-    facts = prune.apply({})
-    assert facts["pruned"] == ""
-    assert str(facts["warning"]).startswith("vm: old iterations could not be removed: ")
-    machine.unlink()
-    assert "No such file" in str(prune.apply({})["warning"])

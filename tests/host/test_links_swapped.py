@@ -19,7 +19,7 @@ from nodeagent.host.copying import copy_file, digest_file
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, make_folder, names_in, open_folder, remove_empty, remove_file
 from nodeagent.host.images import Images
-from nodeagent.operations.pruning import prune, remove_iteration
+from nodeagent.operations.removing import remove_iteration
 from tests.conftest import require
 from tests.watched_files import watched
 
@@ -129,12 +129,6 @@ def _remove(storage: Storage) -> None:
     remove_empty(storage.machine / "empty", storage.machine, storage.roots)
 
 
-def _prune(storage: Storage) -> None:
-    pruned = prune(storage.machine, storage.roots, 1, [NEW])
-    if pruned.removed != (OLD,):
-        raise HostFailure(f"not pruned: {pruned.left}")
-
-
 def _delete(storage: Storage) -> None:
     remove_iteration(storage.machine, storage.roots, OLD)
 
@@ -145,7 +139,6 @@ VERBS: dict[str, Verb] = {
     "link": _link,
     "read": _read,
     "remove": _remove,
-    "prune": _prune,
     "delete": _delete,
 }
 

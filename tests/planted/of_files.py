@@ -14,7 +14,7 @@ BUGS = (
         "No fsync of a small file before it gets its name",
         "After a power loss a set has an empty manifest, or a machine an empty description.",
         (Edit(_FOLDERS, "file.write(content)\n                os.fsync(descriptor)", "file.write(content)"),),
-        (f"{_RETAINED}[off, one to keep]",),
+        (f"{_RETAINED}[off, beside others]",),
     ),
     Bug(
         "No fsync of a file that was copied",
@@ -105,41 +105,44 @@ BUGS = (
                 "        *files,\n        Step(",
                 "        Step(",
             ),
-            Edit(_RETAIN, "carrying.publish),\n        *rest,", "carrying.publish),\n        *files,\n        *rest,"),
+            Edit(_RETAIN, "carrying.publish),\n        clear,", "carrying.publish),\n        *files,\n        clear,"),
             Edit(
                 _RETAIN,
                 'Content(int(facts[f"{file.name} size"]), str(facts[f"{file.name} digest"])),',
                 "digest_file(source, file.name),",
             ),
         ),
-        (f"{_RETAINED}[off, one to keep]",),
+        (f"{_RETAINED}[off, beside others]",),
     ),
     Bug(
-        "Old sets are removed before the new one is published",
-        "A backup that fails in the end has taken the last good one with it.",
+        "A deletion goes by the hold that was read when it was asked for",
+        "Somebody holds a backup in time, is told so, and it is deleted all the same.",
         (
             Edit(
-                _RETAIN,
-                '        Step("manifest", "publish the set", ReturnValue.CANNOT_WRITE_TO_BACKUP, carrying.publish),\n'
-                "        *rest,",
-                "        rest[1],\n"
-                '        Step("manifest", "publish the set", ReturnValue.CANNOT_WRITE_TO_BACKUP, carrying.publish),\n'
-                "        rest[0],",
+                "nodeagent/operations/deletion_survey.py",
+                "hold = why_held(catalogue.leaf(leaf.dn) or leaf, ",
+                "hold = why_held(leaf, ",
             ),
         ),
-        (f"{_RETAINED}[off, one to keep]",),
+        (
+            "tests/pure/test_deletion_surveys.py::"
+            "test_what_is_held_stays_also_where_that_was_said_only_after_the_deletion_was_asked_for",
+        ),
     ),
     Bug(
-        "Sets without a manifest count as backups",
-        "Failed backups push the good ones out, until only failed ones are left.",
+        "Good sets are counted by leaves, not by files",
+        "The storage of the backups is not mounted for a night, and the leaves of good sets go one by one.",
         (
             Edit(
-                "nodeagent/operations/pruning.py",
-                "if name not in interrupted and _is_complete(machine, name)]",
-                "if name not in interrupted]",
+                "nodeagent/operations/deletion_survey.py",
+                "    if leaf.timestamp not in complete and not leaf.manifest_digest:\n        return\n",
+                "    if leaf.timestamp not in complete:\n        return\n",
             ),
         ),
-        ("tests/host/test_pruning.py::test_the_oldest_complete_sets_go",),
+        (
+            "tests/pure/test_deletion_surveys.py::"
+            "test_where_the_storage_is_not_mounted_no_leaf_of_a_good_backup_goes[True]",
+        ),
     ),
     Bug(
         "The only good set may be deleted",
@@ -147,7 +150,7 @@ BUGS = (
         (
             Edit(
                 "nodeagent/operations/deletion_survey.py",
-                "    if not leaf.wishes.delete_last:\n        _refuse_last(leaf, directory, host)\n",
+                "    if floor:\n        _refuse_last(leaf, _complete_sets(leaf, directory, plan, host), floor, host)\n",
                 "",
             ),
         ),

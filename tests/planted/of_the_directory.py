@@ -99,6 +99,42 @@ BUGS = (
         ("tests/slapd/test_hostile_names.py::test_a_value_in_a_filter_finds_what_bears_it_and_nothing_else",),
     ),
     Bug(
+        "What is merely called finished counts as a backup",
+        "An admin ends three failed leaves by hand, and the plan lets the last real backups go for them.",
+        (
+            Edit(
+                "vmkeep/contract/pruning.py",
+                'return "" if leaf.manifest_digest else f"no set is known of it',
+                'return "" if leaf.timestamp else f"no set is known of it',
+            ),
+        ),
+        ("tests/pure/test_decide_transcripts.py::test_the_controller_decides_as_the_transcript_has_it[pruned]",),
+    ),
+    Bug(
+        "Backups go while a restore is under way",
+        "A restore that fails half-way finds the set that it could have begun anew from gone.",
+        (
+            Edit(
+                "vmkeep/contract/pruning.py",
+                'yield f"a restore is under way ({leaf.timestamp} is at {leaf.raw_mode})"',
+                "continue",
+            ),
+        ),
+        (
+            "tests/pure/test_decide_transcripts.py::test_the_controller_decides_as_the_transcript_has_it[pruned]",
+            "tests/pure/test_pruning.py::"
+            "test_through_a_year_of_failures_holds_restores_and_outages_what_is_left_is_what_the_policy_says",
+        ),
+    ),
+    Bug(
+        "A refused deletion is a failed backup",
+        "A set that somebody held looks failed from then on, and nobody restores from it.",
+        (Edit("controller/decide.py", "        if was_refused(leaf):\n            return self._keep(leaf)\n", ""),),
+        (
+            "tests/pure/test_decide_transcripts.py::test_the_controller_decides_as_the_transcript_has_it[kept_after_all]",
+        ),
+    ),
+    Bug(
         "How long an agent is waited for is told by another's clock",
         "The directory's clock is behind by an hour, and every backup is given up the moment it is asked for.",
         (

@@ -1,6 +1,7 @@
 """What a restore does next, for every way a leaf may stand and have stood."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -13,6 +14,7 @@ from vmkeep.contract.leaf import Leaf, Wishes
 from vmkeep.contract.modes import ROWS, Kind, Mode, may_move
 
 OLD, NEW, LATER = "20260101T000000Z", "20260102T000000Z", "20260103T000000Z"
+NOW = datetime(2026, 2, 1, tzinfo=UTC)
 
 
 def leaf(mode: str, rv: int = 0, timestamp: str = NEW, original: str = "") -> Leaf:
@@ -119,7 +121,7 @@ def test_backing_out_is_offered_only_where_the_protocol_has_the_move_and_nobody_
 )
 def test_what_is_needed_is_not_deleted(leaves: list[Leaf], why: str) -> None:
     with pytest.raises(Refused, match=why):
-        may_delete("web", leaves, NEW, last=False)
+        may_delete("web", leaves, NEW, NOW, last=False)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,21 @@ def test_what_is_needed_is_not_deleted(leaves: list[Leaf], why: str) -> None:
     ],
 )
 def test_what_nobody_needs_may_be_deleted(leaves: list[Leaf]) -> None:
-    assert may_delete("web", leaves, NEW, last=False) is leaves[0]
+    assert may_delete("web", leaves, NEW, NOW, last=False) is leaves[0]
+
+
+@pytest.mark.parametrize("mode", ["delete", "deleting", "deleted"])
+def test_while_another_backup_is_being_deleted_one_may_be_restored(mode: str) -> None:
+    leaves = [leaf(mode, timestamp=OLD), leaf("finished")]
+    assert choose("web", leaves, None) is leaves[1]
+
+
+def test_what_is_held_is_not_deleted_not_even_as_the_last_and_until_the_hold_is_over() -> None:
+    held = [replace(leaf("finished"), hold="20260201T000001Z the audit"), leaf("finished", timestamp=OLD)]
+    why = f"it is held until 20260201T000001Z: the audit; `vmkeep release web {NEW}` first"
+    with pytest.raises(Refused, match=why):
+        may_delete("web", held, NEW, NOW, last=True)
+    assert may_delete("web", held, NEW, NOW + timedelta(seconds=1), last=False) is held[0]
 
 
 @pytest.mark.parametrize("text", ["[", "{}", '[{"what": "vda"}]', '["x"]'])

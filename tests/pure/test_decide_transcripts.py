@@ -5,7 +5,8 @@ A file holds commands and, below each `decide`, the answer up to an empty line. 
     # a remark
     bounds <deadline> <take-up> <attempts> <back-off>     seconds; otherwise 600 300 3 60
     leaf <machine> <timestamp> <mode> <state> [rv=N] [attempts=N] [message=a_text] [date=YYYYMMDD] [changed=TIME]
-         [group=a_name] [conflicts=x] [entry=x] [before=x] [disk=vda] [from=machine] [keep-old=x]
+         [group=a_name] [conflicts=x] [entry=x] [before=x] [disk=vda] [from=machine] [keep-old=x] [digest=x]
+         [hold=a_text] [pruned=a_text]
     node <machine> <node>                                 where a machine is
     deadline <machine> <seconds>                          of its plan
     gone <machine>                                        its leaves are no longer there
@@ -16,6 +17,9 @@ A file holds commands and, below each `decide`, the answer up to an empty line. 
     down <node> …                                         nodes that give no sign of life; none: all do
     decide <time>                                         answers the claims, and when to look again
     apply <time>                                          as decide; the claims are won, the removals made
+    keep <rule=number> …                                  what the plan keeps; otherwise last=1
+    elsewhere <timestamp> …                               other machines are made from these sets
+    judge <time>                                          answers which leaves go, and why the others stay
 
 Times are HH:MM:SS of 2026-01-01, or whole timestamps.
 """
@@ -23,6 +27,7 @@ Times are HH:MM:SS of 2026-01-01, or whole timestamps.
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -35,6 +40,8 @@ from vmkeep.contract.grouping import Grouping
 from vmkeep.contract.leaf import Leaf, Wishes
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Tree
+from vmkeep.contract.pruning import judge_leaves
+from vmkeep.contract.retention import Policy, read_policy
 from vmkeep.contract.timestamps import from_timestamp, to_timestamp
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
@@ -57,6 +64,8 @@ class Scene:
         self._bounds = _bounds("600", "300", "3", "60")
         self._view = View(())
         self._room = Room({}, {})
+        self._policy = Policy()
+        self._elsewhere: frozenset[str] = frozenset()
 
     def play(self, text: str) -> list[str]:
         """The commands again, with fresh answers."""
@@ -72,6 +81,9 @@ class Scene:
             if command in ("decide", "apply"):
                 answering = True
                 lines += self._decide(command, _time(rest.strip()))
+            elif command == "judge":
+                answering = True
+                lines += self._judge(_time(rest.strip()))
             elif line.strip() and command != "#":
                 self._set(command, rest.split())
         return lines
@@ -96,8 +108,16 @@ class Scene:
                 self._room = _with_room(self._room, command, words)
             case "only":
                 self._view = replace(self._view, only=frozenset(words) or None)
+            case "keep" | "elsewhere":
+                self._set_of_pruning(command, words)
             case _:
                 raise AssertionError(f"no such command: {command}")
+
+    def _set_of_pruning(self, command: str, words: list[str]) -> None:
+        if command == "keep":
+            self._policy = read_policy(" ".join(words))
+        else:
+            self._elsewhere = frozenset(words)
 
     def _put(self, machine: str, timestamp: str, mode: str, state: str, *more: str) -> None:
         values = dict(word.split("=", 1) for word in more)
@@ -120,12 +140,19 @@ class Scene:
                 original=values.get("from", ""),
                 keep_old="keep-old" in values,
             ),
+            manifest_digest=values.get("digest", ""),
+            hold=values.get("hold", "").replace("_", " "),
+            pruned=values.get("pruned", "").replace("_", " "),
         )
         others = tuple(one for one in self._view.leaves if one.dn != leaf.dn)
         changed = {dn: moment for dn, moment in self._view.changed.items() if dn != leaf.dn}
         if "changed" in values:
             changed[leaf.dn] = _time(values["changed"])
         self._view = replace(self._view, leaves=(*others, leaf), changed=changed)
+
+    def _judge(self, now: datetime) -> list[str]:
+        judged = judge_leaves(self._view.leaves, self._elsewhere, self._policy, now, ZoneInfo("UTC"))
+        return [f"  {one.leaf.timestamp} {'goes' if one.goes else 'stays'}: {one.why}" for one in judged]
 
     def _decide(self, command: str, now: datetime) -> list[str]:
         allotted = allot(decide(self._view, now, self._bounds), self._view.leaves, self._view.changed, self._room)

@@ -1,5 +1,6 @@
 """What is asked before a backup is deleted, over real files: what must stay stays, and nothing else is touched."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from tests.crafted_images import INCOMPATIBLE, patched
 from tests.orders import host_at, order_in
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
-from vmkeep.contract.leaf import Leaf, Wishes
+from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.machine import DirectoryDisk, Machine
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute, ObjectClass, Tree
@@ -36,7 +37,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "backup"
 
 
-def survey(root: Path, restored_elsewhere: Sequence[str] = (), **of_leaf: Any) -> Path | None:
+def survey(root: Path, restored_elsewhere: Sequence[str] = (), floor: int = 1, **of_leaf: Any) -> Path | None:
     store = MemoryStore(TREE.machines)
     for timestamp in restored_elsewhere:
         store.add(TREE.machine("copy"), {"objectClass": (ObjectClass.MACHINE,), Attribute.MACHINE: ("copy",)})
@@ -44,15 +45,28 @@ def survey(root: Path, restored_elsewhere: Sequence[str] = (), **of_leaf: Any) -
         modes = {Attribute.MODE: ("unretainedSmallFiles",), Attribute.STATE: ("0",)}
         classes = ("organizationalUnit", ObjectClass.PROVISIONING, ObjectClass.LEAF)
         store.add(TREE.leaf("copy", timestamp), {"objectClass": classes, Attribute.RESTORE_FROM: ("vm",), **modes})
+    store.add(TREE.machine("vm"), {"objectClass": (ObjectClass.MACHINE,)})
+    store.add(TREE.machine_plan("vm"), {"objectClass": (ObjectClass.BACKUP,)})
+    if restored := of_leaf.pop("restoring", ""):
+        modes = {Attribute.MODE: ("unretainedSmallFiles",), Attribute.STATE: ("0",)}
+        store.add(TREE.leaf("vm", restored), {"objectClass": (ObjectClass.PROVISIONING, ObjectClass.LEAF), **modes})
+    if (held := of_leaf.pop("held_meanwhile", None)) is not None:
+        held_leaf = {
+            "objectClass": (ObjectClass.PROVISIONING, ObjectClass.LEAF),
+            Attribute.HOLD: (held,) if held else (),
+        }
+        store.add(TREE.leaf("vm", OLD), held_leaf)
     plan: Any = SimpleNamespace(backup_root=str(root), retain_root=str(root.parent / "retain"))
     leaf = Leaf(TREE.leaf("vm", OLD), "vm", OLD, "deleting", "0", **of_leaf)
-    found = survey_deletion(Catalogue(store, TREE), host_at(root.parent), leaf, plan)
+    found = survey_deletion(Catalogue(store, TREE), host_at(root.parent), leaf, plan, floor)
     return None if found is None else Path(found)
 
 
-def refused(root: Path, restored_elsewhere: Sequence[str] = (), **of_leaf: Any) -> tuple[ReturnValue, str]:
+def refused(
+    root: Path, restored_elsewhere: Sequence[str] = (), floor: int = 1, **of_leaf: Any
+) -> tuple[ReturnValue, str]:
     with pytest.raises(Refused) as raised:
-        survey(root, restored_elsewhere, **of_leaf)
+        survey(root, restored_elsewhere, floor, **of_leaf)
     return raised.value.code, raised.value.sentence
 
 
@@ -70,7 +84,62 @@ def test_the_only_good_set_goes_only_where_that_is_said(root: Path) -> None:
     code, sentence = refused(root)
     assert code is ReturnValue.WRONG_STATE_INFORMATION
     assert "its only good backup" in sentence
-    assert survey(root, wishes=Wishes(delete_last=True)) == root / PLACE / "vm" / OLD
+    assert survey(root, floor=0) == root / PLACE / "vm" / OLD
+
+
+def test_no_fewer_good_sets_than_the_floor_are_left(root: Path) -> None:
+    make_set(root, "vm", "20260103T000000Z")
+    assert survey(root, floor=2) is not None
+    code, sentence = refused(root, floor=3)
+    assert code is ReturnValue.WRONG_STATE_INFORMATION
+    assert "stays: without it there were 2 good ones, and the plan keeps 3 at the least" in sentence
+
+
+def test_sets_of_another_storage_pool_count_as_well(root: Path) -> None:
+    shutil.rmtree(root / PLACE / "vm" / NEW)
+    refused(root)
+    make_set(root, "vm", NEW, place="vm-persistent/pool-02")
+    assert survey(root) == root / PLACE / "vm" / OLD
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_where_the_storage_is_not_mounted_no_leaf_of_a_good_backup_goes(root: Path, is_named: bool) -> None:
+    shutil.rmtree(root)
+    root.mkdir()
+    named = {"set_directory": str(root / PLACE / "vm" / OLD)} if is_named else {}
+    code, sentence = refused(root, manifest_digest="blake3:0", **named)
+    assert code is ReturnValue.WRONG_STATE_INFORMATION
+    assert "is the storage mounted?" in sentence
+    assert survey(root, floor=0, manifest_digest="blake3:0") is None
+    assert survey(root) is None, "one that came to no set may go"
+
+
+def test_the_plan_never_lets_the_newest_good_set_go_whatever_the_leaves_say(root: Path) -> None:
+    older = "20251231T000000Z"
+    make_set(root, "vm", older)
+    shutil.rmtree(root / PLACE / "vm" / NEW)
+    assert survey(root) is not None, "somebody who asks by hand may"
+    _, sentence = refused(root, pruned="good, and no rule keeps it", manifest_digest="blake3:0")
+    assert "is its newest good backup" in sentence
+
+
+def test_what_is_held_stays_also_where_that_was_said_only_after_the_deletion_was_asked_for(root: Path) -> None:
+    code, sentence = refused(root, held_meanwhile="20990101T000000Z the audit")
+    assert code is ReturnValue.CANNOT_LOCK_MACHINE
+    said = (
+        f"vm: the backup {OLD} is held until 20990101T000000Z: the audit; take that back first: vmkeep release vm {OLD}"
+    )
+    assert sentence == said
+    refused(root, floor=0, held_meanwhile="forever")
+    assert survey(root, held_meanwhile="20260101T000000Z the audit") is not None, "it has run out"
+    assert survey(root, hold="forever", held_meanwhile="") is not None, "it was taken back"
+
+
+def test_the_plan_lets_nothing_go_while_a_restore_that_began_meanwhile_lasts(root: Path) -> None:
+    make_set(root, "vm", "20251231T000000Z")
+    _, sentence = refused(root, pruned="no rule keeps it", restoring=NEW)
+    assert sentence == f"vm: a restore is under way ({NEW} is at unretainedSmallFiles); old backups stay"
+    assert survey(root, restoring=NEW) is not None, "somebody who asks by hand may"
 
 
 def test_a_set_that_another_machine_is_made_from_stays(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""A set that a restore uses stays: no new backup prunes it and no deletion takes it, also under another name.
+"""A set that a restore uses under another name stays: no deletion takes it.
 
 The only good one stays too, unless the leaf says otherwise.
 """
@@ -51,14 +51,6 @@ def add_leaf(surveyor: Surveyor, machine: str, timestamp: str, mode: str, origin
     store.add(TREE.leaf(machine, timestamp), {"objectClass": classes, "ou": (timestamp,), **modes, **wish})
 
 
-def protected(surveyor: Surveyor) -> tuple[str, ...]:
-    """What a retain of the machine's newer backup would not remove."""
-    add_leaf(surveyor, "vm", NEW, "retaining")
-    leaf = surveyor.catalogue.leaf(TREE.leaf("vm", NEW))
-    assert leaf is not None
-    return surveyor.survey(leaf, Mode.RETAINING).protected
-
-
 def delete(surveyor: Surveyor) -> None:
     leaf = surveyor.catalogue.leaf(TREE.leaf("vm", OLD))
     assert leaf is not None
@@ -66,24 +58,16 @@ def delete(surveyor: Surveyor) -> None:
 
 
 @pytest.mark.parametrize("mode", ["unretainSmallFiles", "unretainingLargeFiles", "restoring", "restored"])
-def test_a_set_that_is_restored_under_another_name_is_neither_pruned_nor_deleted(mode: str, surveyor: Surveyor) -> None:
+def test_a_set_that_is_restored_under_another_name_is_not_deleted(mode: str, surveyor: Surveyor) -> None:
     add_leaf(surveyor, "copy", OLD, mode, original="vm")
-    assert protected(surveyor) == (OLD,)
     with pytest.raises(Refused, match=f"the backup {OLD} is being restored as copy") as refused:
         delete(surveyor)
     assert refused.value.code == 22
 
 
-@pytest.mark.parametrize("mode", ["unretainedSmallFiles", "restoring"])
-def test_a_set_that_its_own_machine_is_restored_from_is_not_pruned(mode: str, surveyor: Surveyor) -> None:
-    surveyor.catalogue.store.replace(TREE.leaf("vm", OLD), {Attribute.MODE: (mode,)})
-    assert protected(surveyor) == (OLD,)
-
-
 @pytest.mark.parametrize(("mode", "original"), [("finished", "vm"), ("unretainingLargeFiles", "another")])
 def test_a_set_that_no_restore_uses_may_go(mode: str, original: str, surveyor: Surveyor) -> None:
     add_leaf(surveyor, "copy", OLD, mode, original)
-    assert protected(surveyor) == ()
     delete(surveyor)
 
 
@@ -114,3 +98,24 @@ def test_the_only_good_set_goes_where_the_leaf_says_so(surveyor: Surveyor, tmp_p
     sets(tmp_path, OLD)
     surveyor.catalogue.store.replace(TREE.leaf("vm", OLD), {Attribute.DELETE_LAST: ("TRUE",)})
     delete(surveyor)
+
+
+def test_where_the_plan_says_not_what_to_keep_nothing_is_deleted_but_what_may_be_the_last(
+    surveyor: Surveyor, tmp_path: Path
+) -> None:
+    sets(tmp_path, OLD, NEW)
+    store = surveyor.catalogue.store
+    store.replace(TREE.machine_plan("vm"), {"objectClass": (ObjectClass.PLAN,), Attribute.KEEP: ("last=few",)})
+    with pytest.raises(Refused, match="vm: vmkeepKeep is 'last=few'") as refused:
+        delete(surveyor)
+    assert refused.value.code == 105
+    store.replace(TREE.leaf("vm", OLD), {Attribute.DELETE_LAST: ("TRUE",)})
+    delete(surveyor)
+
+
+def test_the_floor_is_that_of_the_plan(surveyor: Surveyor, tmp_path: Path) -> None:
+    sets(tmp_path, OLD, NEW)
+    store = surveyor.catalogue.store
+    store.replace(TREE.machine_plan("vm"), {"objectClass": (ObjectClass.PLAN,), Attribute.KEEP: ("last=9 floor=2",)})
+    with pytest.raises(Refused, match="without it there were 1 good ones, and the plan keeps 2 at the least"):
+        delete(surveyor)

@@ -1,6 +1,7 @@
 """What follows a restore: clearing up and deleting, killed between any two removals, and what must never be removed."""
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -181,13 +182,13 @@ def test_a_deletion_leaves_what_a_restore_replaced_and_was_asked_to_keep(monkeyp
 )
 def test_a_deletion_of_anything_but_the_leafs_own_backup_is_refused(directory: str, tmp_path: Path) -> None:
     """Whoever may write a leaf may not have an agent empty a directory of images."""
-    catalogue: Any = SimpleNamespace(leaves=lambda **_: [])
+    catalogue: Any = SimpleNamespace(leaves=lambda **_: [], leaf=lambda _dn: None)
     plan: Any = SimpleNamespace(backup_root=str(tmp_path / "backup"), retain_root=str(tmp_path / "retain"))
-    host: Any = SimpleNamespace(roots=(str(tmp_path),))
+    host: Any = SimpleNamespace(roots=(str(tmp_path),), wall_clock=time.time)
     said = f"{tmp_path}/{directory}" if directory else f"relative/vm-persistent/p/vm/{LEAF}"
     leaf = Leaf(dn="ou=x", machine=MACHINE, timestamp=LEAF, raw_mode="deleting", state="0", set_directory=said)
     with pytest.raises(Refused, match="vmkeepSetDirectory"):
-        survey_deletion(catalogue, host, leaf, plan)
+        survey_deletion(catalogue, host, leaf, plan, 1)
 
 
 def test_a_machine_that_somebody_started_in_between_keeps_what_it_wrote(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.pure.slow_retention import is_kept
 from vmkeep.contract.errors import Refused
+from vmkeep.contract.plan import Source, policy_of
 from vmkeep.contract.retention import Backup, Hold, Policy, Verdict, judge, read_hold, read_policy
 
 ZURICH = ZoneInfo("Europe/Zurich")
@@ -35,26 +37,11 @@ def staying(verdicts: tuple[Verdict, ...]) -> set[datetime]:
     return {verdict.backup.planned for verdict in verdicts if verdict.stays}
 
 
-def stays_by(name: str, one: datetime, good: list[datetime], number: int) -> bool:
-    """The definition: no later one in its period, and fewer later periods than the rule keeps."""
-
-    def period(moment: datetime) -> object:
-        local = moment.astimezone(ZURICH)
-        forms = {"daily": "%Y-%m-%d", "weekly": "%G-%V", "monthly": "%Y-%m", "yearly": "%Y"}
-        return local.strftime(forms[name]) if name in forms else moment
-
-    later = [other for other in good if other > one]
-    periods = {period(other) for other in later}
-    return period(one) not in periods and len(periods) < number
-
-
 def is_to_stay(one: Backup, backups: list[Backup], policy: Policy) -> bool:
     good = [backup.planned for backup in backups if not backup.why_no_good]
     if one.why_no_good or one.is_being_restored or (one.hold and (one.hold.until is None or one.hold.until > NOW)):
         return True
-    rules = ("last", "daily", "weekly", "monthly", "yearly")
-    by_rule = any(stays_by(name, one.planned, good, getattr(policy, name)) for name in rules)
-    return by_rule or sum(other > one.planned for other in good) < policy.floor
+    return is_kept(one.planned, good, policy, ZURICH)
 
 
 @settings(deadline=None, max_examples=120)
@@ -118,7 +105,7 @@ def test_every_reason_is_said_and_an_expired_hold_holds_nothing() -> None:
     failed = Backup(days[2], "failed with return value 47")
     found = judge([held, over, failed, *map(Backup, days[3:])], Policy(last=1, daily=2), NOW, ZURICH)
     assert [(verdict.stays, verdict.reasons) for verdict in found] == [
-        (True, ("last 1 of 1", "daily 1 of 2", "the newest 1 good ones always stay")),
+        (True, ("last 1 of 1", "daily 1 of 2", "the newest good one always stays")),
         (True, ("daily 2 of 2",)),
         (True, ("failed with return value 47: only good backups count, and only good ones go",)),
         (False, ("good, and no rule keeps it",)),
@@ -134,25 +121,38 @@ def test_a_hold_that_names_no_time_holds_until_it_is_taken_back(text: str) -> No
 
 
 def test_a_policy_names_its_rules_and_keeps_by_no_other() -> None:
-    assert read_policy("web", "weekly=8 daily=14") == Policy(last=0, daily=14, weekly=8)
-    assert read_policy("web", "last=3 floor=2") == Policy(last=3, floor=2)
+    assert read_policy("weekly=8 daily=14") == Policy(last=0, daily=14, weekly=8)
+    assert read_policy("last=3 floor=2") == Policy(last=3, floor=2)
 
 
 @pytest.mark.parametrize(
     "text", ["", "last", "last=", "last=-1", "last=x", "hourly=3", "last=1 last=2", "last=١", "last=99999", "floor=0"]
 )
-def test_a_policy_that_cannot_be_read_is_refused_and_names_the_machine(text: str) -> None:
-    with pytest.raises(Refused, match=r"^web: ") as caught:
-        read_policy("web", text)
+def test_a_policy_that_cannot_be_read_is_refused_and_names_the_machine_and_the_entry(text: str) -> None:
+    own, cluster = Source("machine", "ou=x", {"vmkeepKeep": [text]}), Source("cluster", "y", {"vmkeepKeep": ["last=1"]})
+    with pytest.raises(Refused) as caught:
+        policy_of("web", [own, cluster])
+    assert caught.value.sentence.startswith(f"web: vmkeepKeep is {text!r} in ou=x: ")
     assert int(caught.value.code) == 105
+
+
+def test_the_older_number_of_iterations_is_a_policy_and_vmkeep_keep_wins_over_it_wherever_it_stands() -> None:
+    number = Source("machine", "x", {"sstBackupNumberOfIterations": ["4"]})
+    richer = Source("cluster", "y", {"vmkeepKeep": ["daily=7"]})
+    assert policy_of("web", [number]) == Policy(last=4)
+    assert policy_of("web", [number, richer]) == Policy(last=0, daily=7)
+    assert policy_of("web", []) == Policy(last=1)
+    unreadable = Source("machine", "x", {"sstBackupNumberOfIterations": ["many"]})
+    with pytest.raises(Refused):
+        policy_of("web", [unreadable])
 
 
 @settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_a_policy_or_is_refused(text: str) -> None:
     try:
-        policy = read_policy("web", text)
-    except Refused:
+        policy = read_policy(text)
+    except ValueError:
         return
     assert policy.floor >= 1
 

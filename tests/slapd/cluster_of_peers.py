@@ -36,12 +36,14 @@ LIMIT = 20.0
 class Script:
     """How a peer answers. `failures` are (mode asked, return value) a machine, each used once; `held` machines wait.
 
-    `saved` is the LDIF a machine's entry is to become, said where large files are brought back.
+    `saved` is the LDIF a machine's entry is to become, said where large files are brought back. `digests` are machines
+    of whose sets the digest is said.
     """
 
     failures: dict[str, list[tuple[Mode, int]]] = field(default_factory=dict)
     held: set[tuple[str, Mode]] = field(default_factory=set)
     saved: dict[str, str] = field(default_factory=dict)
+    digests: set[str] = field(default_factory=set)
 
 
 class Peer:
@@ -107,6 +109,8 @@ class Peer:
         extra: dict[str, Sequence[str]] = {Attribute.EXECUTION_TIME: durations}
         if mode is Mode.SNAPSHOT:
             extra[Attribute.INSTANT] = (to_instant(datetime.now(UTC)),)
+        if mode is Mode.RETAIN and leaf.machine in self._play.digests:
+            extra[Attribute.MANIFEST_DIGEST] = ("blake3:0",)
         if mode is Mode.UNRETAIN_SMALL_FILES:
             extra[Attribute.CONFLICTS] = ("[]",)
         if mode is Mode.UNRETAIN_LARGE_FILES and leaf.machine in self._play.saved:

@@ -78,6 +78,8 @@ set     leaf         vmkeepRestoreIsolated=TRUE                 yes    yes      
 set     leaf         vmkeepRestoreKeepMac=TRUE                  yes    yes      -      -      -        -
 set     leaf         vmkeepKeepOld=TRUE                         yes    yes      -      -      -        -
 set     leaf         vmkeepDeleteLast=TRUE                      yes    yes      -      -      -        -
+set     leaf         vmkeepHold=the_audit                       yes    yes      -      -      -        -
+set     leaf         vmkeepPruned=text                          yes    yes      -      -      -        -
 set     leaf         sstRestoreVMWithoutState=TRUE              yes    yes      -      -      -        -
 set     leaf         vmkeepAttempts=1                           yes    yes      -      -      -        -
 set     leaf         description=text                           yes    yes      -      -      -        -
@@ -374,6 +376,7 @@ NOT_THE_NODES = {
     *(Attribute.GROUP, Attribute.WINDOW),
     *(Attribute.GROUP_SPREAD, Attribute.GROUP_CONSISTENCY),  # the controller's
     Attribute.PROMISE,
+    *(Attribute.KEEP, Attribute.HOLD, Attribute.PRUNED),
 }
 
 

@@ -6,7 +6,7 @@ Once with the schema that is shipped, and once where the directory came with ano
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,8 @@ from vmkeep.contract.leaf import Leaf, Wishes
 from vmkeep.contract.modes import ROWS, Actor, Mode, at_work, done, may_move
 from vmkeep.contract.names import Attribute, Tree
 from vmkeep.contract.plan import is_excluded, resolve
+from vmkeep.contract.pruning import hold_of
+from vmkeep.contract.retention import Hold
 from vmkeep.directory import open_store
 from vmkeep.directory.catalogue import Catalogue, Report
 from vmkeep.directory.port import Claim
@@ -53,6 +55,7 @@ WISHES = {
     "keep-old": Wishes(keep_old=True),
     "drop-old": Wishes(),
 }
+HOLDS = {"hold": Hold("the audit of 2026", datetime(2027, 1, 31, tzinfo=UTC)), "release": None}
 OTHERS = {"exclude", "exclude-without-subtree", "include", "backup-now"}
 DEMANDED = {"sstOsArchitecture": "x86_64", "sstOsMachine": "pc", "sstClockOffset": "utc"}
 MODE_FINISHED = f"{Attribute.MODE}: {Mode.FINISHED}"
@@ -149,7 +152,7 @@ def test_every_edit_is_tried_here_and_named_in_its_readme() -> None:
     files = {path.stem for path in EDITS.glob("*.ldif")}
     named = set(re.findall(r"`([a-z-]+)\.ldif`", (EDITS / "README.md").read_text()))
 
-    assert files == {*MOVES, *WISHES, *OTHERS} == named
+    assert files == {*MOVES, *WISHES, *HOLDS, *OTHERS} == named
 
 
 @pytest.mark.parametrize("edit", MOVES)
@@ -212,6 +215,17 @@ def test_a_wish_is_set_whether_or_not_the_leaf_has_our_class(office: Office, edi
         office.apply(edit)
 
     assert office.leaf().wishes == WISHES.get(edit, Wishes(delete_last=True))
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["made by the controller", "made by hand"])
+def test_a_backup_is_held_and_released_whether_or_not_the_leaf_has_our_class(office: Office, by_hand: bool) -> None:
+    if by_hand:
+        office.apply("backup-now")
+    else:
+        office.put_leaf(Mode.FINISHED)
+    for edit in ("hold", "hold", "release", "release"):
+        office.apply(edit)
+        assert hold_of(office.leaf()) == HOLDS[edit]
 
 
 def test_what_was_kept_is_dropped_and_nothing_else(office: Office) -> None:

@@ -6,8 +6,8 @@ A leaf that brought another machine's set here (`restore --as`) goes instead, wi
 from datetime import UTC, datetime
 
 from vmkeep.console.another_name import take_back
-from vmkeep.console.restoring import NOTHING_REMOVED, failure, keeps_old, why_not_abort
-from vmkeep.contract.codes import ReturnValue
+from vmkeep.console.restoring import failure, keeps_old, why_not_abort
+from vmkeep.contract.codes import NOTHING_REMOVED, ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
@@ -21,6 +21,7 @@ _GOES = (
     Attribute.ENTRY,
     Attribute.RESTORE_DISK,
     Attribute.RESTORE_WITHOUT_STATE,
+    Attribute.PRUNED,
     Attribute.RESTORE_ISOLATED,
     Attribute.RESTORE_KEEP_MAC,
 )

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from vmkeep.console.cli_plan import plan_command
+from vmkeep.console.cli_prune import hold_command, prune_command, release_command
 from vmkeep.console.cli_restore import abort_command, delete_command, restore_command
 from vmkeep.console.cli_sets import rebuild_command, sets_command
 from vmkeep.console.options import PROGRAM, AsJson, SettingsFile, catalogue_of, unknown
@@ -56,6 +57,9 @@ app.command("plan")(plan_command)
 app.command("restore")(restore_command)
 app.command("abort")(abort_command)
 app.command("delete")(delete_command)
+app.command("hold")(hold_command)
+app.command("release")(release_command)
+app.command("prune")(prune_command)
 app.command("sets")(sets_command)
 app.command("rebuild-catalogue")(rebuild_command)
 

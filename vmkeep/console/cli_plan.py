@@ -11,20 +11,19 @@ from rich.console import Console
 
 from vmkeep.console import outlook
 from vmkeep.console.effective import settings_of
+from vmkeep.console.moments import moment_of
 from vmkeep.console.options import PROGRAM, AsJson, SettingsFile, unknown
 from vmkeep.console.outlook import Outlook, Window
 from vmkeep.console.tables import plan_table, printable
 from vmkeep.contract.machine import Power, check_name
 from vmkeep.contract.methods import ways
 from vmkeep.contract.plan import Plan, is_excluded, resolve
-from vmkeep.contract.timestamps import from_timestamp, is_timestamp
 from vmkeep.contract.timetable import timetable
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.survey import Surveyed, survey, survey_one
 from vmkeep.service.command import opened
 
 _WIDTH_WITHOUT_TERMINAL = 240
-_YEARS = range(1990, 2200)
 
 Machine = Annotated[str | None, typer.Argument(help="one machine, with all its values; default: when each starts")]
 At = Annotated[
@@ -48,7 +47,7 @@ def plan_command(
     with PROGRAM.told():
         chosen = PROGRAM.settings(context, settings_file)
         zone = ZoneInfo(chosen.timezone)
-        window = Window(_moment(at, zone), days, zone)
+        window = Window(moment_of("--at", at, zone) if at else datetime.now(UTC), days, zone)
         with opened(chosen.directory) as catalogue:
             _show_one(catalogue, machine, window, as_json) if machine else _show_all(catalogue, window, as_json)
 
@@ -100,19 +99,3 @@ def _print_plan(plan: Plan) -> None:
 def _print_lines(found: Outlook) -> None:
     for line in outlook.lines(found):
         typer.echo(printable(line))
-
-
-def _moment(text: str | None, zone: ZoneInfo) -> datetime:
-    """What --at says: a time of the cluster's clock, or one with its own offset, or a leaf's name."""
-    if text is None:
-        return datetime.now(UTC)
-    if is_timestamp(text):
-        moment = from_timestamp(text)
-    else:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise typer.BadParameter(f"--at {text}: a time is needed, such as 2026-12-31T03:00") from None
-    if moment.year not in _YEARS:
-        raise typer.BadParameter(f"--at {text}: a year from {_YEARS[0]} to {_YEARS[-1]} is needed")
-    return moment.replace(tzinfo=moment.tzinfo or zone).astimezone(UTC)

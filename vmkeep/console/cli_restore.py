@@ -1,5 +1,6 @@
 """The commands that change something: `restore`, `abort`, `delete`. Registered by `cli`."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -81,7 +82,8 @@ def delete_command(
     with catalogue_of(context, settings_file) as catalogue:
         _must_exist(catalogue, check_name(machine))
         terminal = Terminal()
-        leaf = deleting.may_delete(machine, list(catalogue.leaves(machine)), timestamp, last=last)
+        now = datetime.now(UTC)
+        leaf = deleting.may_delete(machine, list(catalogue.leaves(machine)), timestamp, now, last=last)
         if not yes and not deleting.confirmed(leaf, terminal):
             raise typer.Exit(deleting.UNTOUCHED)
         raise typer.Exit(deleting.delete(catalogue, leaf, terminal, timeout, last=last))

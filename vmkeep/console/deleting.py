@@ -1,15 +1,17 @@
 """The command `delete`: asks the agent to remove one backup's files, and follows until the leaf is gone."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from vmkeep.console.following import Following, Standstill, TimeIsUp
-from vmkeep.console.restoring import NOTHING_REMOVED, failure, ways_on
+from vmkeep.console.restoring import failure, ways_on
 from vmkeep.console.terminal import Answer, Terminal
-from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.codes import NOTHING_REMOVED, ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import NOW, Leaf
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute
+from vmkeep.contract.pruning import why_held
 from vmkeep.directory.catalogue import Catalogue, Report
 from vmkeep.directory.port import Claim
 
@@ -18,13 +20,20 @@ _CONTROLLER_SECONDS = 5.0
 _AGENT_SECONDS = 10.0
 
 
-def may_delete(machine: str, leaves: Sequence[Leaf], timestamp: str, *, last: bool) -> Leaf:
-    """The leaf to delete; Refused where it is at work, holds what the machine needs, or is the last good one. Pure."""
+def leaf_named(machine: str, leaves: Sequence[Leaf], timestamp: str) -> Leaf:
+    """One backup of a machine by its name; Refused where there is none."""
     leaf = next((leaf for leaf in leaves if leaf.timestamp == timestamp), None)
     if leaf is None:
         there = ", ".join(sorted(leaf.timestamp for leaf in leaves)) or "none"
         raise Refused(ReturnValue.MISSING_FILES, f"{machine}: there is no backup {timestamp}; there are: {there}")
-    why = _why_not(leaf, leaves, last)
+    return leaf
+
+
+def may_delete(machine: str, leaves: Sequence[Leaf], timestamp: str, now: datetime, *, last: bool) -> Leaf:
+    """The leaf to delete; Refused where it is held, at work, of use to the machine, or the last good one. Pure."""
+    leaf = leaf_named(machine, leaves, timestamp)
+    hold = why_held(leaf, now)
+    why = f"it is {hold}; `vmkeep release {machine} {timestamp}` first" if hold else _why_not(leaf, leaves, last)
     if why:
         raise Refused(
             ReturnValue.CANNOT_LOCK_MACHINE,

@@ -33,6 +33,7 @@ def _values(plan: Plan) -> list[tuple[Attribute, str]]:
         (Attribute.RETAIN_ROOT, plan.retain_root),
         (Attribute.RAM_DISK, plan.ram_disk or _NOT_SET),
         (Attribute.ITERATIONS, str(plan.iterations)),
+        (Attribute.KEEP, plan.keep or _NOT_SET),
         (Attribute.BANDWIDTH_MERGE, f"{plan.bandwidth_merge} MiB/s" if plan.bandwidth_merge else "unlimited"),
         (Attribute.IMAGE_OWNER, plan.image_owner or _NOT_SET),
         (Attribute.IMAGE_GROUP, plan.image_group or _NOT_SET),

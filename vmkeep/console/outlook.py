@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.plan import Schedule
+from vmkeep.contract.pruning import is_being_deleted
 from vmkeep.contract.slots import newest_slot, slots
 from vmkeep.contract.timestamps import to_timestamp
 from vmkeep.contract.timetable import Timetable, due_slot, last_that_counts
@@ -123,7 +124,7 @@ def _coming(schedule: Schedule, window: Window) -> tuple[datetime, ...]:
 
 
 def _waiting(name: str, due: datetime, leaves: Sequence[Leaf]) -> list[Absence]:
-    in_flight = [leaf for leaf in leaves if leaf.is_in_flight]
+    in_flight = [leaf for leaf in leaves if leaf.is_in_flight and not is_being_deleted(leaf)]
     said = f"{to_timestamp(due)} is due and waits for the leaf"
     return [Absence(name, Delay.WAITS, f"{said} {leaf.timestamp}, which is {leaf.raw_mode}") for leaf in in_flight[:1]]
 

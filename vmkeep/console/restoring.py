@@ -8,17 +8,11 @@ from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import ROWS, Kind, Mode
 from vmkeep.contract.names import Attribute
+from vmkeep.contract.pruning import is_being_deleted
 
 LATEST = "latest"
 _RESTORING = (Mode.RESTORE, Mode.RESTORING, Mode.RESTORED)
 _MOST_SHOWN = 20
-# A deletion that ends with one of these was refused: the agent looked, and removed nothing.
-NOTHING_REMOVED = (
-    ReturnValue.CANNOT_LOCK_MACHINE,
-    ReturnValue.WRONG_STATE_INFORMATION,
-    ReturnValue.PATH_NOT_ALLOWED,
-    ReturnValue.UNMERGED_IMAGE,
-)
 
 
 class Step(Enum):
@@ -79,7 +73,7 @@ def choose(machine: str, leaves: Sequence[Leaf], at: str | None) -> Leaf:
         if at not in (None, LATEST, under_way.timestamp):
             raise _busy(under_way, f"a restore of {under_way.timestamp} is under way ({under_way.raw_mode})")
         return under_way
-    busy = next((leaf for leaf in leaves if leaf.is_in_flight), None)
+    busy = next((leaf for leaf in leaves if leaf.is_in_flight and not is_being_deleted(leaf)), None)
     if busy:
         raise _busy(busy, f"{busy.timestamp} is at work ({busy.raw_mode})")
     return _good(machine, leaves, at or LATEST)

@@ -15,6 +15,7 @@ from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute
 from vmkeep.contract.plan import is_excluded
 from vmkeep.contract.promises import Lack, LackKind, has_good_set, lack
+from vmkeep.contract.pruning import is_being_deleted
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
 from vmkeep.contract.timetable import timetable
 from vmkeep.directory.survey import Surveyed
@@ -76,7 +77,9 @@ def status_of(surveyed: Surveyed, leaves: Sequence[Leaf], now: datetime, zone: Z
     """One machine, from its leaves."""
     ordered = sorted(leaves, key=lambda leaf: leaf.timestamp)
     good = next((leaf for leaf in reversed(ordered) if has_good_set(leaf)), None)
-    running = next((leaf for leaf in reversed(ordered) if leaf.is_in_flight), None)
+    # That an old backup is being deleted says nothing of how the machine stands.
+    under_way = [leaf for leaf in reversed(ordered) if leaf.is_in_flight and not is_being_deleted(leaf)]
+    running = next(iter(under_way), None)
     failed = next((leaf for leaf in reversed(ordered) if leaf.is_failed and _is_told(leaf, good)), None)
     left_out, trouble = _exclusion(surveyed)
     return Status(

@@ -79,6 +79,15 @@ class ReturnValue(IntEnum):
     SET_ELSEWHERE = 116, "the set lies where this node does not see it"
 
 
+# A deletion that ends with one of these was refused, or nobody took it up: nothing was removed.
+NOTHING_REMOVED = (
+    *(ReturnValue.CANNOT_LOCK_MACHINE, ReturnValue.WRONG_STATE_INFORMATION, ReturnValue.UNMERGED_IMAGE),
+    *(ReturnValue.PATH_NOT_ALLOWED, ReturnValue.RETAIN_ROOT_MISSING, ReturnValue.BACKUP_ROOT_MISSING),
+    *(ReturnValue.CANNOT_FIND_CONFIGURATION, ReturnValue.UNSUPPORTED_PARAMETER, ReturnValue.CONFIGURATION_UNREADABLE),
+    ReturnValue.NOT_TAKEN_UP,
+)
+
+
 def meaning_of(number: int) -> str:
     """Say what a number means; numbers of newer or older tools are shown as they are."""
     known = {int(member): member.meaning for member in ReturnValue}

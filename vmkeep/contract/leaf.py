@@ -36,7 +36,8 @@ class Leaf:
     the value exactly as it stands. `conflicts` is JSON; `entry` and `entry_before` are LDIF, of the machine's entry as
     it is to be and as it was before a restore. `instant` is that of its snapshot, by its node's clock; `group…` is
     what the controller says of the machines it was to be saved with. `node` is at work on it, `set_node` laid its set
-    into retain.
+    into retain. `hold` is somebody's word that it stays (`retention.read_hold`),
+    `pruned` why the plan lets it go.
     """
 
     dn: str
@@ -62,6 +63,8 @@ class Leaf:
     entry: str = ""
     entry_before: str = ""
     wishes: Wishes = Wishes()
+    hold: str = ""
+    pruned: str = ""
     has_leaf_class: bool = False
     instant: str = ""
     group: str = ""
@@ -109,13 +112,14 @@ class Leaf:
 
     @property
     def never_was_good(self) -> bool:
-        """Whether an agent refused the restore because there was no good backup: nothing may make one of it.
+        """Whether there was no good backup, and a restore or a deletion was refused: nothing may make one of it.
 
         Where there is no manifest's digest there is no benefit of the doubt: one good backup too few does less harm
         than one too many.
         """
         refused = self.mode is Mode.UNRETAINING_SMALL_FILES and self.return_value == ReturnValue.WRONG_STATE_INFORMATION
-        return refused and not self.manifest_digest
+        tidied = self.mode is Mode.DELETING and bool(self.pruned)
+        return (refused or tidied) and not self.manifest_digest
 
     @property
     def is_in_flight(self) -> bool:

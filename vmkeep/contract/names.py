@@ -86,6 +86,9 @@ class Attribute(StrEnum):
     PROMISE = "vmkeepPromise"
     AT_NODE = "vmkeepNode"
     SET_NODE = "vmkeepSetNode"
+    KEEP = "vmkeepKeep"
+    HOLD = "vmkeepHold"
+    PRUNED = "vmkeepPruned"
 
 
 class ObjectClass(StrEnum):
@@ -135,6 +138,9 @@ OIDS: dict[str, str] = {
     Attribute.PROMISE: f"{VMKEEP_ARC}.1.50",
     Attribute.AT_NODE: f"{VMKEEP_ARC}.1.51",
     Attribute.SET_NODE: f"{VMKEEP_ARC}.1.52",
+    Attribute.KEEP: f"{VMKEEP_ARC}.1.24",
+    Attribute.HOLD: f"{VMKEEP_ARC}.1.25",
+    Attribute.PRUNED: f"{VMKEEP_ARC}.1.26",
     ObjectClass.LEAF: f"{VMKEEP_ARC}.2.1",
     ObjectClass.PLAN: f"{VMKEEP_ARC}.2.2",
 }

@@ -16,6 +16,7 @@ from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.methods import Method
 from vmkeep.contract.names import Attribute
+from vmkeep.contract.retention import Policy, read_policy
 
 Value = TypeVar("Value")
 _FREEZE_SECONDS = 10
@@ -53,15 +54,16 @@ class Schedule:
 class Plan:
     """What to do with one machine. Paths absolute, bandwidths in MiB/s (0: unlimited), permissions as octal modes.
 
-    `overlay_limit` in MiB, 0 for whatever can be written back again. `deadline`: seconds that a step may stand without
-    a sign of life. `window`: seconds after the planned time until a snapshot is to be made. `promise` as written: it is
-    read by who watches over it, and refuses no backup.
+    `keep` as it stands, read by `policy_of`. `overlay_limit` in MiB, 0 for whatever can be written back again.
+    `deadline`: seconds that a step may stand without a sign of life. `window`: seconds after the planned time until a
+    snapshot is to be made. `promise` as written: it is read by who watches over it, and refuses no backup.
     """
 
     backup_root: str
     retain_root: str
     ram_disk: str | None
     iterations: int
+    keep: str | None
     bandwidth_merge: int
     image_owner: str | None
     image_group: str | None
@@ -117,6 +119,16 @@ def promise_of(machine: str, sources: Sequence[Source]) -> timedelta | None:
     return _Reader(machine, sources).optional(Attribute.PROMISE, _span)
 
 
+def policy_of(machine: str, sources: Sequence[Source]) -> Policy:
+    """Which backups the plan keeps, read on its own: where it cannot be read none goes, and machines are backed up.
+
+    vmkeepKeep wins over the number of iterations, whichever entry says it.
+    """
+    read = _Reader(machine, sources)
+    policy = read.optional(Attribute.KEEP, _policy)
+    return policy or Policy(last=read.optional(Attribute.ITERATIONS, _positive) or 1)
+
+
 def resolve(machine: str, sources: Sequence[Source]) -> Plan:
     """The effective plan, from sources in order of precedence; Refused names machine, attribute and entry."""
     read = _Reader(machine, sources)
@@ -125,6 +137,7 @@ def resolve(machine: str, sources: Sequence[Source]) -> Plan:
         retain_root=read.required(Attribute.RETAIN_ROOT, _file_url),
         ram_disk=read.optional(Attribute.RAM_DISK, _file_url),
         iterations=read.optional(Attribute.ITERATIONS, _positive) or 1,
+        keep=read.optional(Attribute.KEEP, str),
         bandwidth_merge=read.optional(Attribute.BANDWIDTH_MERGE, _natural) or 0,
         image_owner=read.optional(Attribute.IMAGE_OWNER, _account),
         image_group=read.optional(Attribute.IMAGE_GROUP, _account),
@@ -271,6 +284,13 @@ def _method(text: str) -> Method:
         return Method(text.casefold())
     except ValueError:
         raise _Unreadable(f"it must be one of {', '.join(Method)}") from None
+
+
+def _policy(text: str) -> Policy:
+    try:
+        return read_policy(text)
+    except ValueError as why:
+        raise _Unreadable(str(why), ReturnValue.CONFIGURATION_UNREADABLE) from None
 
 
 def _account(text: str) -> str:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from vmkeep.contract.codes import ReturnValue
-from vmkeep.contract.errors import Refused
 from vmkeep.contract.timestamps import from_timestamp, is_timestamp, to_timestamp
 
 _MOST = 9999
+_FLOOR, _FLOOR_OF_ONE = "the newest {} good ones always stay", "the newest good one always stays"
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,12 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def read_policy(machine: str, text: str) -> Policy:
-    """A policy as a plan says it: `last=7 daily=14 floor=2`, in any order. A rule that is not named keeps nothing."""
-    try:
-        return Policy(**{"last": 0, **_numbers(text)})
-    except ValueError as why:
-        raise Refused(
-            ReturnValue.CONFIGURATION_UNREADABLE, f"{machine}: {text!r} says not which backups to keep: {why}"
-        ) from None
+def read_policy(text: str) -> Policy:
+    """A policy as a plan says it: `last=7 daily=14 floor=2`, in any order; ValueError where it says none.
+
+    A rule that is not named keeps nothing.
+    """
+    return Policy(**{"last": 0, **_numbers(text)})
 
 
 def read_hold(text: str) -> Hold:
@@ -81,6 +78,11 @@ def read_hold(text: str) -> Hold:
     if is_timestamp(first):
         return Hold(reason.strip(), from_timestamp(first))
     return Hold(text.strip())
+
+
+def hold_text(hold: Hold) -> str:
+    """A hold as a leaf says it; what `read_hold` reads."""
+    return f"{to_timestamp(hold.until)} {hold.reason}" if hold.until else hold.reason
 
 
 def judge(backups: Iterable[Backup], policy: Policy, now: datetime, zone: ZoneInfo) -> tuple[Verdict, ...]:
@@ -105,7 +107,7 @@ def _kept(good: Sequence[Backup], policy: Policy, zone: ZoneInfo) -> dict[dateti
         for number, one in enumerate(periods[: getattr(policy, name)], 1):
             kept.setdefault(newest[one].planned, []).append(f"{name} {number} of {getattr(policy, name)}")
     for backup in good[: policy.floor]:
-        kept.setdefault(backup.planned, []).append(f"the newest {policy.floor} good ones always stay")
+        kept.setdefault(backup.planned, []).append(_FLOOR.format(policy.floor) if policy.floor > 1 else _FLOOR_OF_ONE)
     return kept
 
 

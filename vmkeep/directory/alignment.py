@@ -25,6 +25,7 @@ _PLAN = (
     Attribute.GROUP,
     Attribute.WINDOW,
     Attribute.PROMISE,
+    Attribute.KEEP,
 )
 _ALLOWED = re.compile("|".join((r"sst[a-z0-9-]*|objectclass|ou|cn|description", *_PLAN)), re.IGNORECASE)
 _NAMING = re.compile(r"sst[a-z0-9-]*|ou|cn", re.IGNORECASE)

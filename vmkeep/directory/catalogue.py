@@ -121,10 +121,10 @@ class Catalogue:
             if leaf:
                 yield leaf
 
-    def standing_leaves(self, machine: str | None = None) -> Iterator[Leaf]:
-        """Every leaf of one machine or of all with its mode, and nothing else of it."""
+    def standing_leaves(self, machine: str | None = None, also: Sequence[Attribute] = ()) -> Iterator[Leaf]:
+        """Every leaf of one machine or of all with its mode and what else is named, and nothing more of it."""
         base = self.tree.machine_plan(machine) if machine else self.tree.machines
-        for entry in self.store.search(base, LEAVES, attributes=_STANDING):
+        for entry in self.store.search(base, LEAVES, attributes=(*_STANDING, *also)):
             leaf = leaf_of(entry)
             if leaf:
                 yield leaf
@@ -204,6 +204,8 @@ def leaf_of(entry: Entry) -> Leaf | None:
         entry=entry.first(Attribute.ENTRY) or "",
         entry_before=entry.first(Attribute.ENTRY_BEFORE) or "",
         wishes=_wishes(entry),
+        hold=entry.first(Attribute.HOLD) or "",
+        pruned=entry.first(Attribute.PRUNED) or "",
         has_leaf_class=entry.has_class(ObjectClass.LEAF),
         instant=entry.first(Attribute.INSTANT) or "",
         group=entry.first(Attribute.GROUP) or "",

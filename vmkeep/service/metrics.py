@@ -32,6 +32,7 @@ class Metrics:
     broken_groups: Counter = field(init=False)
     broken_promises: Gauge = field(init=False)
     uncovered: Gauge = field(init=False)
+    not_pruned: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         """Register everything once."""
@@ -59,6 +60,11 @@ class Metrics:
             ),
             "uncovered": Gauge(
                 "vmkeep_uncovered_machines", "Machines that no plan covers nor leaves out", registry=self.registry
+            ),
+            "not_pruned": Gauge(
+                "vmkeep_machines_not_pruned",
+                "Machines of which nothing old goes: their plan cannot be read, or a clock is wrong",
+                registry=self.registry,
             ),
         }
         for name, metric in made.items():
