@@ -35,6 +35,7 @@ def _up(arguments: argparse.Namespace) -> int:
         disk_mib=arguments.disk_mib,
         memory_mib=arguments.memory,
         tpm=arguments.tpm,
+        period_ms=10,
     )
     options = cluster.LabOptions(
         nodes=arguments.nodes,

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from lab import services
 from lab.cluster import Lab, LabOptions
-from lab.machines import Machine
+from lab.machines import Machine, MachineSpec
 from lab.slapd import SlapdOptions
 from lab.ticks import Follower, SerialLog, read_serial
 from vmkeep.contract.leaf import Leaf
@@ -70,7 +70,10 @@ def run() -> int:
 def _show(console: Console, folder: Path) -> int:
     began = time.monotonic()
     console.print("starting a cluster: OpenLDAP, two nodes with libvirt, a Linux machine and an agent on each …")
-    with Lab(folder / "lab", LabOptions(nodes=2, machines=2, agents=True, slapd=SlapdOptions(audit=True))) as lab:
+    with Lab(
+        folder / "lab",
+        LabOptions(nodes=2, machines=2, machine=MachineSpec(period_ms=10), agents=True, slapd=SlapdOptions(audit=True)),
+    ) as lab:
         console.print(f"up after {time.monotonic() - began:.1f} s; the guests count every 10 ms")
         stories = {name: Story(machine) for name, machine in lab.machines.items()}
         with _followed(lab) as followers:

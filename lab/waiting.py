@@ -9,7 +9,7 @@ from lab.errors import LabError
 Value = TypeVar("Value")
 
 
-def until(what: str, check: Callable[[], Value | None], limit: float, step: float = 0.02) -> Value:
+def until(what: str, check: Callable[[], Value | None], limit: float, step: float = 0.05) -> Value:
     """Ask again and again until `check` answers something true; LabError names `what` after `limit` seconds."""
     deadline = time.monotonic() + limit
     while True:

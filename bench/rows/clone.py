@@ -45,7 +45,7 @@ def measure(session: Session) -> Iterator[Figure]:
 
 
 def _gap(session: Session, folder: Path, mib: int) -> Figure:
-    spec = MachineSpec(disk_mib=mib + 64, content_mib=mib)
+    spec = MachineSpec(disk_mib=mib + 64, content_mib=mib, period_ms=10)
     with Lab(folder, LabOptions(machine=spec)) as lab, backups_of(lab) as backups:
         machine = next(iter(lab.machines.values()))
         raw_once = partial(save_and_restore, lab, machine, [], partial(_cloned, machine))

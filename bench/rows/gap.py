@@ -32,7 +32,7 @@ def measure(session: Session, method: Method = Method.SAVE) -> Iterator[Figure]:
 def _of_guest(session: Session, mib: int, method: Method) -> Figure:
     filled = mib * 4 // 5 - 46  # with more, the guest's kernel has none left for itself
     options = LabOptions(
-        machine=MachineSpec(memory_mib=mib, fill_mib=filled),
+        machine=MachineSpec(memory_mib=mib, fill_mib=filled, period_ms=10),
         node=NodeOptions(ram_disks={"ram": mib * 5 // 4 + 64}),
     )
     sizes: list[int] = []

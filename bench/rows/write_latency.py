@@ -49,7 +49,7 @@ def _lines(windows: Windows, where: str) -> Iterator[Latency]:
 
 def _measured(session: Session, mib: int, backup: Path | None) -> Windows:
     windows: Windows = defaultdict(list)
-    spec = MachineSpec(disk_mib=mib + 64, content_mib=mib)
+    spec = MachineSpec(disk_mib=mib + 64, content_mib=mib, period_ms=10)
     options = LabOptions(machine=spec, node=NodeOptions(backup=backup))
     with Lab(session.folder / "lab", options) as lab, backups_of(lab) as backups:
         machine = next(iter(lab.machines.values()))

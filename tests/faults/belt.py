@@ -325,7 +325,7 @@ class Belt:
             }
             return found if all(leaf is None or is_at_rest(leaf) for leaf in found.values()) else None
 
-        return until(f"work to end ({', '.join(working)}): {self._told}", resting, limit, 0.05)
+        return until(f"work to end ({', '.join(working)}): {self._told}", resting, limit, 0.2)
 
     @property
     def _told(self) -> dict[str, str]:

@@ -61,7 +61,7 @@ def _seen_in_the_end(world: World, stories: dict[str, Story]) -> list[Violation]
     """A leaf that ends, or is gone, does not say that nobody is at work any more: cleaning up follows."""
     deadline = time.monotonic() + BACK_WITHIN
     while (found := world.violations(stories)) and time.monotonic() < deadline:
-        time.sleep(0.2)
+        time.sleep(0.5)
     return found
 
 
