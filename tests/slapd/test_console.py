@@ -89,6 +89,10 @@ def test_status_as_json_has_the_documented_shape(cluster: ClusterOfPeers) -> Non
             "message": "no room [bold]at all",
         },
         "trouble": None,
+        "late": False,
+        "group": None,
+        "group_consistency": None,
+        "group_spread_seconds": None,
     }
     assert machines["running"]["running"]["percent"] == 42
 
