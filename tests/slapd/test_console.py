@@ -91,6 +91,10 @@ def test_status_as_json_has_the_documented_shape(cluster: ClusterOfPeers) -> Non
         "trouble": None,
         "broken_promise": None,
         "not_covered": machines["never"]["not_covered"].replace("never", "failed"),
+        "late": False,
+        "group": None,
+        "group_consistency": None,
+        "group_spread_seconds": None,
     }
     assert machines["running"]["running"]["percent"] == 42
 

@@ -110,7 +110,7 @@ def test_a_node_that_is_down_uses_up_nothing_of_the_others(cluster: ClusterOfPee
     cluster.add_machines(["a1", "a2", "a3"], "n3")
     cluster.add_machines(["b1", "b2", "b3"], "n1")
     since = len(cluster.slapd.history(cluster.tree.machines))
-    chosen = settings(cluster, "[budgets.snapshots]\noverall = 1\n", take_up_seconds=2, reconcile_seconds=0.3)
+    chosen = settings(cluster, "[budgets.snapshots]\noverall = 1\n", take_up_seconds=1, reconcile_seconds=0.3)
     serving = cluster.start("--settings", chosen, "run", "a1", "a2", "a3", "b1", "b2", "b3")
     with cluster.peer(node="n1"):
         ended = cluster.ended(serving, 60)

@@ -93,7 +93,8 @@ def test_our_own_classes_demand_nothing_and_allow_every_attribute_of_ours() -> N
     assert set(allowed) == {"vmkeepLeaf", "vmkeepPlan"}
     ours = {name for name in Attribute if name.startswith("vmkeep")}
     assert set.union(*allowed.values()) == ours | {Attribute.RESTORE_WITHOUT_STATE}, "a leaf may say how it is restored"
-    assert allowed["vmkeepLeaf"] & allowed["vmkeepPlan"] == {Attribute.METHOD}, "wished in the plan, used on the leaf"
+    both = {Attribute.METHOD, Attribute.GROUP}
+    assert allowed["vmkeepLeaf"] & allowed["vmkeepPlan"] == both, "wished in the plan, used on the leaf"
 
 
 def test_slapd_reads_the_conf_form(tmp_path: Path) -> None:
