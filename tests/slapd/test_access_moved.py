@@ -34,7 +34,8 @@ def left(directory: Directory) -> Directory:
 def test_who_is_at_work_reads_the_leaf_notes_its_progress_ends_the_step_and_lets_go(left: Directory) -> None:
     client = left.identities["owner"]
     _, _, found, _ = client.search(LEAF, "(objectClass=*)", ldap3.BASE, attributes=["*"])
-    assert found[0]["attributes"][Attribute.MODE]
+    assert found[0]["raw_attributes"][Attribute.MODE] == [b"merging"]
+    assert b"vmkeepLeaf" in found[0]["raw_attributes"]["objectClass"], "it would try to add it"
     assert modified(client, {Attribute.PERCENT: [(ldap3.MODIFY_REPLACE, ["7"])]})
     state = (Attribute.STATE, ["20260101T040000Z"])
     told = (Attribute.MESSAGE, ["done"]), (Attribute.RETURN_VALUE, ["0"]), (Attribute.SET_NODE, [OWN])
