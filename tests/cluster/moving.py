@@ -18,6 +18,7 @@ from lab.waiting import until
 from tests.cluster.plain import Plain
 from tests.faults.held_agent import place_of, reached
 
+_ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parents[2])}  # the other namespace begins at its root
 _ROOTS = ("image_roots", "allowed_roots", "readable_roots", "writable_roots")
 _LIVE = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
 # The paths are the same on both, but libvirt sees no cluster filesystem below them.
@@ -51,7 +52,7 @@ class Moving:
         assert node.reaper is not None
         inside: list[str | Path] = ["nsenter", "--target", str(node.reaper.pid), "--mount"]
         agent: list[str | Path] = [sys.executable, "-m", "tests.faults.held_agent", self.folder]
-        self.lab.serve_agent(node.name, [*inside, *agent, "--settings", self._settings(node), "serve"])
+        self.lab.serve_agent(node.name, [*inside, *agent, "--settings", self._settings(node), "serve"], _ENVIRONMENT)
 
     def _settings(self, node: Node) -> Path:
         """As the lab writes them, but every agent may use what every node has."""

@@ -11,6 +11,7 @@ from vmkeep.contract.names import Attribute
 
 LEAF = TARGETS["foreignleaf"]
 OWN = "node-01.example.org"  # `owner` of the identities; the leaf's machine is on the other node
+ANYTHING = "(objectClass=*)"
 Changes = dict[str, list[tuple[str, list[str]]]]
 
 
@@ -33,8 +34,9 @@ def left(directory: Directory) -> Directory:
 
 def test_who_is_at_work_reads_the_leaf_notes_its_progress_ends_the_step_and_lets_go(left: Directory) -> None:
     client = left.identities["owner"]
-    _, _, found, _ = client.search(LEAF, "(objectClass=*)", ldap3.BASE, attributes=["*"])
-    assert found[0]["attributes"][Attribute.MODE]
+    _, _, found, _ = client.search(LEAF, ANYTHING, ldap3.BASE, attributes=["*"])
+    assert found[0]["raw_attributes"][Attribute.MODE] == [b"merging"]
+    assert b"vmkeepLeaf" in found[0]["raw_attributes"]["objectClass"], "it would try to add it"
     assert modified(client, {Attribute.PERCENT: [(ldap3.MODIFY_REPLACE, ["7"])]})
     state = (Attribute.STATE, ["20260101T040000Z"])
     told = (Attribute.MESSAGE, ["done"]), (Attribute.RETURN_VALUE, ["0"]), (Attribute.SET_NODE, [OWN])
@@ -58,8 +60,7 @@ def test_it_may_do_nothing_else_with_it(left: Directory, changes: Changes) -> No
 
 def test_the_machine_and_its_plan_stay_out_of_its_sight(left: Directory) -> None:
     for dn in (TREE.machine("foreign"), TREE.machine_plan("foreign")):
-        _, _, found, _ = left.identities["owner"].search(dn, "(objectClass=*)", ldap3.BASE)
-        assert not found
+        assert not left.attempt("owner", lambda client, dn=dn: bool(client.search(dn, ANYTHING, ldap3.BASE)[2]))
 
 
 def test_the_node_of_the_machine_claims_over_whoever_was_at_work(left: Directory) -> None:
