@@ -98,6 +98,12 @@ def test_two_backups_of_one_local_day_are_one_day_whatever_day_it_is_in_utc() ->
     assert staying(judge([Backup(late), Backup(early)], policy, NOW, ZoneInfo("UTC"))) == {late, early}
 
 
+def test_a_backup_at_the_beginning_of_time_is_one_like_any_other() -> None:
+    first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(2026, 7, 2, 3, tzinfo=UTC)
+    policy = Policy(last=0, daily=1)
+    assert staying(judge([Backup(first), Backup(last)], policy, NOW, ZoneInfo("America/New_York"))) == {last}
+
+
 def test_every_reason_is_said_and_an_expired_hold_holds_nothing() -> None:
     days = [datetime(2026, 5, number, 3, tzinfo=UTC) for number in range(1, 6)]
     held = Backup(days[0], hold=read_hold("20280101T000000Z the audit"))

@@ -5,7 +5,7 @@ Pure. The controller asks for the deletions, `vmkeep prune` shows them and asks 
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from vmkeep.contract.codes import NOTHING_REMOVED, meaning_of
@@ -113,15 +113,15 @@ class _Machine:
             reasons.append(f"its restore {what} and is not ended")
         elif leaf.timestamp >= self._newest_good:
             reasons.append(f"{what}, and no newer backup is good")
-        elif leaf.mode is Mode.DELETING and self._now < since + ASKED_AGAIN:
-            reasons.append(f"{what}; its deletion is asked for again from {to_timestamp(since + ASKED_AGAIN)}")
-        elif leaf.mode is not Mode.DELETING and self._now < since + FAILED_STAY:
-            reasons.append(f"{what}, which is to be read until {to_timestamp(since + FAILED_STAY)}")
+        elif leaf.mode is Mode.DELETING and self._now < (again := _later(since, ASKED_AGAIN)):
+            reasons.append(f"{what}; its deletion is asked for again from {to_timestamp(again)}")
+        elif leaf.mode is not Mode.DELETING and self._now < (until := _later(since, FAILED_STAY)):
+            reasons.append(f"{what}, which is to be read until {to_timestamp(until)}")
         reasons = reasons or [*self._keeps_all]
         return Judged(leaf, not reasons, tuple(reasons) or (f"{what}, and a newer backup is good",))
 
     def _in_vain(self, leaf: Leaf) -> Iterator[str]:
-        again = _moment(leaf) + ASKED_AGAIN
+        again = _later(_moment(leaf), ASKED_AGAIN)
         if leaf.message.startswith(NOT_DELETED) and self._now < again:
             yield f"{leaf.message}; it is asked for again from {to_timestamp(again)}"
 
@@ -159,3 +159,11 @@ def _what_keeps_all(leaves: Sequence[Leaf], own: Sequence[Leaf]) -> Iterator[str
 def _moment(leaf: Leaf) -> datetime:
     """When a leaf came to stand as it does; its planned time where State does not say."""
     return from_timestamp(leaf.state) if is_timestamp(leaf.state) else leaf.planned
+
+
+def _later(moment: datetime, wait: timedelta) -> datetime:
+    try:
+        return moment + wait
+    except OverflowError:
+        # Anybody who may write the leaf writes its State, and year 9999 is a time.
+        return datetime.max.replace(tzinfo=UTC)

@@ -102,8 +102,8 @@ def _kept(good: Sequence[Backup], policy: Policy, zone: ZoneInfo) -> dict[dateti
     """The reasons of the rules and of the floor, by planned time. `good` newest first."""
     kept: dict[datetime, list[str]] = {}
     for name, period in _PERIODS.items():
-        periods = list(dict.fromkeys(period(backup.planned.astimezone(zone)) for backup in good))
-        newest = {period(backup.planned.astimezone(zone)): backup for backup in reversed(good)}
+        periods = list(dict.fromkeys(period(_local(backup.planned, zone)) for backup in good))
+        newest = {period(_local(backup.planned, zone)): backup for backup in reversed(good)}
         for number, one in enumerate(periods[: getattr(policy, name)], 1):
             kept.setdefault(newest[one].planned, []).append(f"{name} {number} of {getattr(policy, name)}")
     for backup in good[: policy.floor]:
@@ -135,6 +135,13 @@ def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(_MOST))):
         raise ValueError(f"{text!r} is no number from 0 to {_MOST}")
     return int(text)
+
+
+def _local(moment: datetime, zone: ZoneInfo) -> datetime:
+    try:
+        return moment.astimezone(zone)
+    except OverflowError:
+        return moment  # people name leaves, and the first day of year 1 is a name
 
 
 def _week(moment: datetime) -> tuple[int, int]:
