@@ -33,7 +33,7 @@ class Leaf:
 
     `execution_times` are the raw values (`snapshot: 5.108`); `raw_mode` is kept beside `mode` because a claim must name
     the value exactly as it stands. `conflicts` is JSON; `entry` and `entry_before` are LDIF, of the machine's entry as
-    it is to be and as it was before a restore.
+    it is to be and as it was before a restore. `epoch` is that of the controller that wrote it last.
     """
 
     dn: str
@@ -58,6 +58,7 @@ class Leaf:
     entry_before: str = ""
     wishes: Wishes = Wishes()
     has_leaf_class: bool = False
+    epoch: int | None = None
 
     @property
     def mode(self) -> Mode | None:

@@ -78,6 +78,11 @@ class Attribute(StrEnum):
     BANDWIDTH_COPY = "vmkeepBandwidthCopy"
     FREEZE_SECONDS = "vmkeepFreezeSeconds"
     DEADLINE = "vmkeepDeadline"
+    EPOCH = "vmkeepEpoch"
+    LEASE_HOLDER = "vmkeepLeaseHolder"
+    LEASE_VERSION = "vmkeepLeaseVersion"
+    LEASE_SINCE = "vmkeepLeaseSince"
+    LEASE_SECONDS = "vmkeepLeaseSeconds"
 
 
 class ObjectClass(StrEnum):
@@ -93,6 +98,7 @@ class ObjectClass(StrEnum):
     ORGANIZATIONAL_UNIT = "organizationalUnit"
     LEAF = "vmkeepLeaf"
     PLAN = "vmkeepPlan"
+    LEASE = "vmkeepLease"
 
 
 OIDS: dict[str, str] = {
@@ -119,8 +125,14 @@ OIDS: dict[str, str] = {
     Attribute.BANDWIDTH_COPY: f"{VMKEEP_ARC}.1.21",
     Attribute.FREEZE_SECONDS: f"{VMKEEP_ARC}.1.22",
     Attribute.DEADLINE: f"{VMKEEP_ARC}.1.23",
+    Attribute.EPOCH: f"{VMKEEP_ARC}.1.30",
+    Attribute.LEASE_HOLDER: f"{VMKEEP_ARC}.1.31",
+    Attribute.LEASE_VERSION: f"{VMKEEP_ARC}.1.32",
+    Attribute.LEASE_SINCE: f"{VMKEEP_ARC}.1.33",
+    Attribute.LEASE_SECONDS: f"{VMKEEP_ARC}.1.34",
     ObjectClass.LEAF: f"{VMKEEP_ARC}.2.1",
     ObjectClass.PLAN: f"{VMKEEP_ARC}.2.2",
+    ObjectClass.LEASE: f"{VMKEEP_ARC}.2.3",
 }
 _SST_NUMBERS = {
     16: Attribute.MODE,
@@ -200,9 +212,19 @@ class Tree:
         return f"ou=virtualization,ou=services,{self.suffix}"
 
     @property
+    def configuration(self) -> str:
+        """Parent of what holds for the whole cluster."""
+        return f"ou=configuration,{self.top}"
+
+    @property
     def cluster_plan(self) -> str:
         """The cluster-wide defaults of a backup plan."""
-        return f"ou=backup,ou=configuration,{self.top}"
+        return f"ou=backup,{self.configuration}"
+
+    @property
+    def lease(self) -> str:
+        """The entry that says which controller acts."""
+        return f"cn=lease,{self.configuration}"
 
     @property
     def machines(self) -> str:
