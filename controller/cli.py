@@ -13,11 +13,13 @@ from structlog.typing import FilteringBoundLogger
 
 from controller.check import check as check_directory
 from controller.cycle import NOT_ENDED, Cycle, bounds_of, read_view, utc_now
+from controller.lease import Lease, Leased
 from controller.lookout import Lookout, slots_of
 from controller.rehearsal import Rehearsal, comment
 from controller.report import ALL_FINISHED, NONE_FINISHED, exit_code, line, summary
 from controller.run import Choice, Fate, Started, choose, start
 from controller.schedule import Scheduler
+from controller.serving import LEASES, Guest, Serving, Turn, holder_of_this_process
 from controller.waiting import Run
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.directory.catalogue import Catalogue
@@ -160,9 +162,10 @@ def _waited(
     # Cron mails whatever is printed: the lines of the machines say it all, the log only what is odd.
     quiet = chosen.logs.model_copy(update={"level": "debug" if chosen.logs.level == "debug" else "warning"})
     log = logs.configure(quiet, PROGRAM.name)
-    cycle = Cycle(catalogue, bounds_of(chosen), log, only=started.machines, complete=complete)
+    guest = Guest(catalogue.store, catalogue.tree)
+    cycle = Cycle(guest.catalogue, bounds_of(chosen), log, only=started.machines, complete=complete)
     waiting = Run(cycle, started, lambda outcome: print(line(outcome), flush=True), time.monotonic() + timeout)
-    loop = Loop(waiting.turn, Pace(chosen.reconcile_seconds), log, bugs_allowed=3)
+    loop = Loop(guest.before(waiting.turn), Pace(chosen.reconcile_seconds), log, bugs_allowed=3)
     waiting.when_over = loop.stop
     if started.machines:
         with catalogue.store.watch(catalogue.tree.machines, NOT_ENDED, loop.wake), signals(loop):
@@ -176,18 +179,33 @@ def _serve(chosen: ControllerSettings) -> None:
     log = logs.configure(chosen.logs, PROGRAM.name)
     metrics = Metrics()
     metrics.listen(chosen.metrics)
+    readiness = Readiness.of(os.environ)
     with opened(chosen.directory) as catalogue:
-        cycle = Cycle(catalogue, bounds_of(chosen), log, metrics)
-        scheduler = _scheduler(catalogue, chosen, log)
+        store, tree = catalogue.store, catalogue.tree
+        lease = Lease(store, tree, holder_of_this_process(chosen.holder_name), chosen.lease_seconds)
+        leased = Catalogue(Leased(store, lease), tree, lambda: lease.epoch)
 
-        def turn() -> float:
-            # What is in flight comes first: it goes on even where the plans cannot be read.
-            next_move, next_slot = cycle.turn_and_wait(), scheduler.turn()
-            return next_slot if next_move is None else min(next_move, next_slot)
+        def begin() -> Turn:
+            # What was seen in an earlier tenure is no longer true: others have acted since.
+            cycle = Cycle(leased, bounds_of(chosen), log, metrics)
+            scheduler = _scheduler(leased, chosen, log)
 
-        loop = Loop(turn, Pace(chosen.reconcile_seconds), log, Readiness.of(os.environ))
-        with catalogue.store.watch(catalogue.tree.machines, NOT_ENDED, loop.wake) as watcher, signals(loop):
-            log.info("at work", directory=chosen.directory.uri, watch=watcher.kind)
+            def turn() -> float:
+                # What is in flight comes first: it goes on even where the plans cannot be read.
+                next_move, next_slot = cycle.turn_and_wait(), scheduler.turn()
+                return next_slot if next_move is None else min(next_move, next_slot)
+
+            return turn
+
+        serving = Serving(lease, leased, begin, log, metrics, readiness.status)
+        loop = Loop(serving.turn, Pace(chosen.reconcile_seconds), log, readiness)
+        with (
+            store.watch(tree.machines, NOT_ENDED, loop.wake) as watcher,
+            store.watch(tree.configuration, LEASES, loop.wake),
+            signals(loop),
+            serving,
+        ):
+            log.info("at work", directory=chosen.directory.uri, watch=watcher.kind, holder=lease.holder)
             loop.run()
         log.info("stopped")
 

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from vmkeep.contract.errors import TryLater
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.names import Attribute, ObjectClass, Tree
 from vmkeep.contract.timestamps import to_timestamp
 from vmkeep.directory.lease import LeaseEntry, read_lease
 from vmkeep.directory.port import (
     ANYTHING,
-    Attributes,
     AtLeast,
+    Attributes,
     Claim,
     Entry,
     Filter,
@@ -64,7 +65,7 @@ class Lease:
     now: Callable[[], datetime] = _now
     token: Callable[[], str] = field(default=lambda: secrets.token_hex(8))
     epoch: int = 0
-    other: LeaseEntry = LeaseEntry()
+    other: LeaseEntry = field(default_factory=LeaseEntry)
     _version: str = ""
     _asked: float = 0.0
     _seen: tuple[str, float] = ("", 0.0)
@@ -103,7 +104,7 @@ class Lease:
             return False
         free: dict[str, Sequence[str]] = {Attribute.LEASE_HOLDER: (), Attribute.LEASE_SINCE: ()}
         changes = {**free, Attribute.LEASE_VERSION: (self.token(),)}
-        expected = {Attribute.LEASE_VERSION: self._version, Attribute.LEASE_HOLDER: self.holder}
+        expected: dict[str, str] = {Attribute.LEASE_VERSION: self._version, Attribute.LEASE_HOLDER: self.holder}
         self._version = ""
         return self.store.claim(self.tree.lease, expected, changes) is Claim.WON
 
@@ -125,17 +126,21 @@ class Lease:
             return entry
         first = {"objectClass": ("top", ObjectClass.LEASE), "cn": ("lease",), "description": (_DESCRIPTION,)}
         self.store.add(self.tree.lease, first)
-        return read_lease(self.store, self.tree) or LeaseEntry()
+        entry = read_lease(self.store, self.tree)
+        if entry is None:
+            raise Refused(
+                ReturnValue.CANNOT_CONNECT_TO_BACKEND,
+                f"{self.tree.lease} is there and cannot be read; nothing is started without it: apply ldif/access.ldif",
+            )
+        return entry
 
     def _renew(self, version: str) -> bool:
-        changes = {Attribute.LEASE_VERSION: (self.token(),), Attribute.LEASE_SECONDS: (f"{self.seconds:g}",)}
-        expected = {Attribute.LEASE_VERSION: version, Attribute.LEASE_HOLDER: self.holder}
-        return self._claim(expected, changes)
+        expected: dict[str, str] = {Attribute.LEASE_VERSION: version, Attribute.LEASE_HOLDER: self.holder}
+        return self._claim(expected, {Attribute.LEASE_SECONDS: (f"{self.seconds:g}",)})
 
     def _take(self, entry: LeaseEntry) -> None:
         epoch = max(entry.epoch, self._greatest_epoch(entry.epoch)) + 1
-        changes = {
-            Attribute.LEASE_VERSION: (self.token(),),
+        changes: dict[str, Sequence[str]] = {
             Attribute.LEASE_HOLDER: (self.holder,),
             Attribute.LEASE_SINCE: (to_timestamp(self.now()),),
             Attribute.LEASE_SECONDS: (f"{self.seconds:g}",),
@@ -146,16 +151,19 @@ class Lease:
 
     def _claim(self, expected: Mapping[str, str], changes: Attributes) -> bool:
         provided = ANYTHING if expected else Not(Present(Attribute.LEASE_VERSION))
-        self._version, asked = "", self.clock()
-        if self.store.claim(self.tree.lease, expected, changes, provided=provided) is Claim.LOST:
+        # Where the answer is lost nothing is believed: what stands in the entry says who has it.
+        self._version, version, asked = "", self.token(), self.clock()
+        wanted: dict[str, Sequence[str]] = {**changes, Attribute.LEASE_VERSION: (version,)}
+        if self.store.claim(self.tree.lease, expected, wanted, provided=provided) is Claim.LOST:
             return False
-        self._version, self._asked = changes[Attribute.LEASE_VERSION][0], asked
-        self.other = LeaseEntry()
+        self._version, self._asked, self.other = version, asked, LeaseEntry()
         return True
 
     def _greatest_epoch(self, known: int) -> int:
         """Of leaves, where the lease was lost or set back: by an epoch below theirs none of them could be moved."""
-        newer = self.store.search(self.tree.machines, AtLeast(Attribute.EPOCH, known + 1), attributes=(Attribute.EPOCH,))
+        newer = self.store.search(
+            self.tree.machines, AtLeast(Attribute.EPOCH, known + 1), attributes=(Attribute.EPOCH,)
+        )
         return max((int(entry.first(Attribute.EPOCH) or 0) for entry in newer), default=0)
 
     def _has_run_out(self, entry: LeaseEntry) -> bool:
@@ -189,6 +197,7 @@ class Leased:
         self, base: str, matching: Filter = ANYTHING, scope: Scope = Scope.SUBTREE, attributes: Sequence[str] = ()
     ) -> Iterator[Entry]:
         """See Store. Thousands of entries may take longer than the lease holds."""
+        self._lease.demand()
         for entry in self._store.search(base, matching, scope, attributes):
             self._lease.demand()
             yield entry

@@ -68,15 +68,20 @@ class MortalStore:
         return self._written(dn, lambda: self._store.add(dn, attributes))
 
     def claim(
-        self, dn: str, expected: Mapping[str, str], changes: Attributes, additions: Attributes | None = None
+        self,
+        dn: str,
+        expected: Mapping[str, str],
+        changes: Attributes,
+        additions: Attributes | None = None,
+        provided: Filter = ANYTHING,
     ) -> Claim:
-        return self._written(dn, lambda: self._store.claim(dn, expected, changes, additions))
+        return self._written(dn, lambda: self._store.claim(dn, expected, changes, additions, provided))
 
     def replace(self, dn: str, changes: Attributes) -> bool:
         return self._written(dn, lambda: self._store.replace(dn, changes))
 
-    def delete(self, dn: str) -> bool:
-        return self._written(dn, lambda: self._store.delete(dn))
+    def delete(self, dn: str, provided: Filter = ANYTHING) -> bool:
+        return self._written(dn, lambda: self._store.delete(dn, provided))
 
     def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
         return self._store.watch(base, matching, wake)

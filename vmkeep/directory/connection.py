@@ -16,7 +16,7 @@ from urllib.parse import quote
 import ldap3
 from ldap3.core.exceptions import LDAPCommunicationError, LDAPException, LDAPResponseTimeoutError
 from ldap3.operation.search import compile_filter, parse_filter
-from pyasn1.codec.ber import encoder
+from ldap3.utils.asn1 import encode
 
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
@@ -234,7 +234,7 @@ def _assertion(asserted: str | None) -> list[tuple[str, bool, bytes]] | None:
         return None
     # The library speaks no assertions, but it has all the parts.
     compiled = compile_filter(parse_filter(asserted, None, True, None, None, False).elements[0])
-    return [(_ASSERTION, True, encoder.encode(compiled))]
+    return [(_ASSERTION, True, encode(compiled))]
 
 
 def _client(settings: DirectorySettings, tls: _VerifiedTls | None) -> Any:

@@ -1,4 +1,4 @@
-"""The lease as the directory holds it: which controller acts, by which epoch, since when. Read by controller and console.
+"""The lease as the directory holds it: which controller acts, and since when. Read by controller and console.
 
 What a controller does with it is in `controller.lease`. Times of the directory and of the holder are for people only:
 who may act is never decided by comparing clocks.

@@ -149,8 +149,8 @@ class Store(Protocol):
         `expected` names single-valued attributes with an equality rule, and the value each must have now. `changes`
         replaces attributes (an empty sequence removes one); an expected attribute that is not changed keeps its value.
         `additions` adds values beside those present, and passes over those that are there already. Nothing is written
-        when LOST (a value differs, the entry does not match, or is gone). After a lost answer the entry is read again, and the claim
-        counts as won when it shows every changed value.
+        when LOST (a value differs, the entry does not match, or is gone). After a lost answer the entry is read again,
+        and the claim counts as won when it shows every changed value.
         """
 
     def replace(self, dn: str, changes: Attributes) -> bool:
