@@ -94,18 +94,18 @@ class Serving:
 
     def _act(self) -> float | None:
         if self._turn is None or self._begun != self._lease.epoch:
-            self._begin_tenure()
-        assert self._turn is not None
+            self._turn = self._begin_tenure(self._lease.epoch)
         return self._turn()
 
-    def _begin_tenure(self) -> None:
-        epoch = self._lease.epoch
+    def _begin_tenure(self, epoch: int) -> Turn:
         self._epoch.set(epoch)
         self._leader.set(1)
-        marked = mark_all(self._catalogue, epoch)
-        self._turn, self._begun, self._said = self._begin(), epoch, ""
+        # Where the time only ran out and nobody came, all was marked before; what is unmarked now came too late.
+        marked = mark_all(self._catalogue, epoch) if self._begun != epoch else 0
+        self._begun, self._said = epoch, ""
         self._log.info(f"acts: has the lease, epoch {epoch}", marked=marked)
         self._tell(f"at work: has the lease, epoch {epoch}")
+        return self._begin()
 
     def _stand_by(self) -> float:
         self._end_tenure("the lease has gone to another controller")

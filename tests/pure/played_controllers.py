@@ -66,6 +66,7 @@ class Directory:
 
     def note_add(self, dn: str, attributes: Attributes) -> None:
         """A leaf by who was no longer to act is no fault; to move it would be."""
+        self.late.discard(dn)
         if int(attributes[Attribute.EPOCH][0]) < self.deciding:
             self.late.add(dn)
 
