@@ -77,13 +77,12 @@ class Lease:
 
     def attend(self) -> bool:
         """Renew or take the lease where that can be done; whether this controller may act."""
-        if self._version and not self._is_renewal_due and self.is_held:
-            return True
         entry = self._read()
         if entry.holder == self.holder:
             # Also where the answer was lost, or our time ran out and nobody else came.
             self.epoch = entry.epoch
-            self._renew(entry.version)
+            if entry.version != self._version or self._is_renewal_due:
+                self._renew(entry.version)
         elif not entry.holder or self._has_run_out(entry):
             self._take(entry)
         else:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from vmkeep.console.cli_controllers import controllers_command
 from vmkeep.console.cli_plan import plan_command
 from vmkeep.console.cli_restore import abort_command, delete_command, restore_command
 from vmkeep.console.cli_sets import rebuild_command, sets_command
@@ -51,6 +52,7 @@ def status(
 
 
 app.command("plan")(plan_command)
+app.command("controllers")(controllers_command)
 app.command("restore")(restore_command)
 app.command("abort")(abort_command)
 app.command("delete")(delete_command)

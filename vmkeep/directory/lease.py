@@ -12,6 +12,7 @@ from vmkeep.contract.names import Attribute, Tree
 from vmkeep.directory.port import Store
 
 _CHANGED = "modifyTimestamp"
+_CLOCKS_APART = 5.0  # seconds that the clocks of directory and admin may differ without a word about it
 _GENERALIZED_TIME = re.compile(r"(\d{14})(?:\.\d+)?Z")
 
 
@@ -29,12 +30,20 @@ class LeaseEntry:
     seconds: float = 0.0
     changed: datetime | None = None
 
+    def seems_held(self, now: datetime) -> bool:
+        """Whether somebody acts, as far as this clock can tell: for an admin, never to decide by."""
+        if not self.holder:
+            return False
+        return self.changed is None or (now - self.changed).total_seconds() <= 2 * self.seconds + _CLOCKS_APART
+
     def sentence(self, now: datetime) -> str:
         """Who acts, for an admin."""
         if not self.holder:
             return f"no controller holds the lease; the last was epoch {self.epoch}"
         renewed = f", renewed {_ago(now - self.changed)} (it holds for {self.seconds:g} s)" if self.changed else ""
-        return f"{self.holder} has held the lease since {self.since or 'an unknown time'}, epoch {self.epoch}{renewed}"
+        doubt = "" if self.seems_held(now) else ": is any controller running?"
+        since = self.since or "an unknown time"
+        return f"{self.holder} has held the lease since {since}, epoch {self.epoch}{renewed}{doubt}"
 
 
 def read_lease(store: Store, tree: Tree) -> LeaseEntry | None:

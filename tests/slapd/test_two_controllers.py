@@ -1,0 +1,274 @@
+"""Two controllers that serve on a real slapd: one acts, and whatever becomes of it, nothing is doubled, nothing lost."""
+
+import contextlib
+import itertools
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from lab.services import script
+from lab.waiting import until
+from tests.slapd.cluster_of_peers import LIMIT, ClusterOfPeers, Script
+from tests.slapd.test_controller_run import TWELVE_STEPS
+from tests.slapd.test_controller_schedule import add_planned, names_of_leaves
+from tests.slapd.unreliable_wire import UnreliableWire
+from vmkeep.contract.modes import Mode
+from vmkeep.contract.names import Attribute
+from vmkeep.contract.timestamps import to_timestamp
+from vmkeep.directory.lease import LeaseEntry, read_lease
+from vmkeep.directory.port import Store
+
+STRIKES = 20
+FOR_EVER = 3600  # seconds; who takes over before was given the lease, or had it taken away for it
+
+
+@dataclass
+class Controllers:
+    """Controllers that serve, by the number of their process; what they say goes to one file each."""
+
+    cluster: ClusterOfPeers
+    folder: Path
+    store: Store
+    running: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    logs: list[Path] = field(default_factory=list)
+
+    def start(self, settings: Path) -> int:
+        log = self.folder / f"controller-{len(self.logs)}.log"
+        with log.open("wb") as stream:
+            argv = [script("vmkeep-controller"), "--settings", str(settings), "serve"]
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+        self.logs.append(log)
+        self.running[process.pid] = process
+        return process.pid
+
+    def said(self) -> str:
+        return "\n".join(log.read_text() for log in self.logs)
+
+    def lease(self) -> LeaseEntry:
+        entry = read_lease(self.store, self.cluster.tree)
+        assert entry is not None
+        return entry
+
+    def holder(self) -> int:
+        """The process that has the lease; 0 where none has."""
+        return int((self.lease().holder or "x:0:x").split(":")[1])
+
+    def wait_for_holder(self, other_than: int = 0) -> int:
+        def found() -> int | None:
+            holder = self.holder()
+            return holder if holder not in (0, other_than) else None
+
+        return until(f"another controller than {other_than} to act, see {self.folder}", found, LIMIT, 0.02)
+
+    def signal(self, pid: int, number: int) -> None:
+        self.running[pid].send_signal(number)
+
+    def end(self, pid: int, number: int) -> int:
+        process = self.running.pop(pid)
+        process.send_signal(number)
+        return process.wait(LIMIT)
+
+    def close(self) -> None:
+        for pid in list(self.running):
+            with contextlib.suppress(ProcessLookupError):
+                self.end(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def cluster(cluster_of_peers: ClusterOfPeers) -> Iterator[ClusterOfPeers]:
+    """The same server for each test of this module, without machines and with a lease that nobody has."""
+    yield cluster_of_peers
+    cluster_of_peers.close()
+    for machine in cluster_of_peers.slapd.search(cluster_of_peers.tree.machines, "(objectClass=*)", "one", "ou"):
+        cluster_of_peers.slapd.delete(machine["dn"][0])
+    take_away(cluster_of_peers)
+
+
+@pytest.fixture
+def controllers(cluster: ClusterOfPeers, tmp_path: Path) -> Iterator[Controllers]:
+    store = cluster.store(cluster.slapd.identities["admin"])
+    controllers = Controllers(cluster, tmp_path, store)
+    yield controllers
+    controllers.close()
+    store.close()
+
+
+@pytest.fixture
+def slot() -> datetime:
+    return datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=2)
+
+
+def take_away(cluster: ClusterOfPeers) -> None:
+    """As the how-to says that an admin does."""
+    cluster.slapd.modify(f"dn: {cluster.tree.lease}\nchangetype: modify\nreplace: vmkeepLeaseHolder\n")
+
+
+def test_the_lease_is_given_back_at_the_end_and_the_other_goes_on_at_once(
+    cluster: ClusterOfPeers, controllers: Controllers, slot: datetime
+) -> None:
+    settings = cluster.settings_file(lease_seconds=FOR_EVER, holder_name="ctrl")
+    play = Script(held={("web", Mode.MERGE)})
+    with cluster.peer(play) as peer:
+        first = controllers.start(settings)
+        assert controllers.wait_for_holder() == first
+        second = controllers.start(settings)
+        until("the second to stand by", lambda: "stands by: ctrl:" in controllers.said() or None, LIMIT)
+        before = controllers.lease().epoch
+        add_planned(cluster, ["web"], slot)
+        controllers.signal(first, signal.SIGHUP)
+        assert controllers.end(first, signal.SIGTERM) == 0
+        assert controllers.wait_for_holder() == second
+        assert controllers.lease().epoch == before + 1
+        cluster.wait_for("web waits for its merge", lambda: cluster.modes("web") == ["merge"])
+        play.held.clear()
+        peer.wake()
+        cluster.wait_for("web is finished", lambda: cluster.modes("web") == ["finished"])
+    assert cluster.transcript("web") == TWELVE_STEPS
+
+
+def test_an_admin_sees_who_acts_and_takes_the_lease_away_from_who_does_not_answer(
+    cluster: ClusterOfPeers, controllers: Controllers
+) -> None:
+    settings = cluster.settings_file(lease_seconds=FOR_EVER, holder_name="ctrl")
+    first = controllers.start(settings)
+    assert controllers.wait_for_holder() == first
+    sentence = rf"ctrl:{first}:\w+ has held the lease since \d{{8}}T\d{{6}}Z, epoch \d+, renewed \d+ s ago"
+    console = cluster.settings_file("admin")
+    assert re.search(sentence, cluster.run("--settings", str(console), "controllers", program="vmkeep").out)
+    checked = cluster.run("--settings", str(settings), "check")
+    assert checked.code == 0, checked
+    assert re.search(f"well    {sentence}", checked.out)
+    second = controllers.start(settings)
+    until("the second to stand by", lambda: "stands by: ctrl:" in controllers.said() or None, LIMIT)
+    controllers.signal(first, signal.SIGSTOP)
+    take_away(cluster)
+    assert controllers.wait_for_holder(first) == second
+    controllers.signal(first, signal.SIGCONT)
+    until("the first to notice", lambda: f"stands by: ctrl:{second}:" in controllers.said() or None, LIMIT)
+    assert controllers.holder() == second
+    for pid in (first, second):
+        assert controllers.end(pid, signal.SIGTERM) == 0
+    assert controllers.holder() == 0
+    shown = cluster.run("--settings", str(console), "controllers", program="vmkeep")
+    assert "no controller holds the lease" in shown.out
+
+
+def test_without_the_entry_the_controller_makes_it_and_begins_above_what_leaves_carry(
+    cluster: ClusterOfPeers, controllers: Controllers
+) -> None:
+    cluster.slapd.delete(cluster.tree.lease)
+    cluster.add_machines(["web"])
+    cluster.add_leaf("web", "20260101T000000Z", "merged", "20260101T000500Z", vmkeepEpoch="500")
+    controllers.start(cluster.settings_file())
+    with cluster.peer():
+        cluster.wait_for("web is finished", lambda: cluster.modes("web") == ["finished"])
+    assert controllers.lease().epoch == 501
+    assert cluster.leaves("web")[0]["vmkeepEpoch"] == ["501"]
+
+
+class Strikes:
+    """One blow after another at whoever acts; each returns when the other has taken over."""
+
+    def __init__(self, controllers: Controllers, settings: Path, wire: UnreliableWire) -> None:
+        self.controllers = controllers
+        self.settings = settings
+        self.wire = wire
+        self.seconds: list[float] = []
+
+    def strike(self, blow: Callable[[int], None]) -> None:
+        holder = self.controllers.wait_for_holder()
+        began = time.monotonic()
+        blow(holder)
+        if blow != self.lose_answers and blow != self.restart_the_directory:
+            self.controllers.wait_for_holder(holder)
+            self.seconds.append(time.monotonic() - began)
+        if holder in self.controllers.running:
+            self.controllers.signal(holder, signal.SIGCONT)
+        else:
+            self.controllers.start(self.settings)
+
+    def kill(self, holder: int) -> None:
+        self.controllers.end(holder, signal.SIGKILL)
+
+    def stop(self, holder: int) -> None:
+        self.controllers.signal(holder, signal.SIGSTOP)
+
+    def lose_answers(self, holder: int) -> None:
+        self.wire.lose_answers_to_writes(2)
+
+    def restart_the_directory(self, holder: int) -> None:
+        self.controllers.cluster.slapd.kill()
+        self.controllers.cluster.slapd.start()
+
+    def blows(self) -> Iterator[Callable[[int], None]]:
+        """Twenty times killed or stopped, and the directory's own troubles in between."""
+        both = itertools.cycle((self.kill, self.stop))
+        for number in range(STRIKES):
+            yield next(both)
+            if number % 7 == 3:
+                yield self.lose_answers
+            if number % 7 == 5:
+                yield self.restart_the_directory
+
+
+def moves(cluster: ClusterOfPeers) -> list[tuple[str, str, int]]:
+    """Every move of a leaf by a controller, in the directory's own order: the leaf, the mode, and by which epoch."""
+    found, epochs = [], dict[str, int]()
+    for write in cluster.slapd.history(cluster.tree.machines):
+        dn = write["reqDN"][0]
+        values = dict(re.findall(r"^(\w+):[+=] (.*)$", "\n".join(write.get("reqMod", [])), re.MULTILINE))
+        epochs[dn] = int(values.get(Attribute.EPOCH, epochs.get(dn, 0)))
+        is_move = write["reqType"] == ["modify"] and Attribute.MODE in values
+        if is_move and write["reqAuthzID"][0].startswith("cn=controller"):
+            found.append((dn, values[Attribute.MODE], epochs[dn]))
+    return found
+
+
+def test_the_holder_killed_or_stopped_twenty_times_doubles_nothing_and_loses_nothing(
+    cluster: ClusterOfPeers, controllers: Controllers, slot: datetime
+) -> None:
+    wire = UnreliableWire(cluster.slapd.sockets / "wire", cluster.slapd.socket)
+    settings = cluster.settings_file(reconcile_seconds=2)
+    settings.write_text(settings.read_text().replace(cluster.slapd.uri, wire.uri))
+    strikes = Strikes(controllers, settings, wire)
+    before = controllers.lease().epoch
+    names: list[str] = []
+    cluster.add_machines(["byhand"])
+    try:
+        with cluster.peer():
+            for _ in range(2):
+                controllers.start(settings)
+            for number, blow in enumerate(strikes.blows()):
+                wave = [f"m{number}-{one}" for one in range(3)]
+                add_planned(cluster, wave, slot)  # whoever takes over looks, and finds them due
+                names += wave
+                strikes.strike(blow)
+                if number == STRIKES // 2:
+                    by_hand = cluster.start("--settings", str(settings), "run", "byhand")
+            cluster.wait_for(
+                f"all to be finished, see {controllers.folder}",
+                lambda: all(cluster.modes(name) == ["finished"] for name in names),
+                60,
+            )
+            ended = cluster.ended(by_hand)
+    finally:
+        wire.close()
+    print("takeovers, seconds:", *(f"{seconds:.2f}" for seconds in strikes.seconds))
+    assert ended.code == 0, ended
+    for name in names:
+        assert names_of_leaves(cluster, name) == [to_timestamp(slot)]
+    for name in (*names, "byhand"):
+        # One that was only added may be taken away and added again.
+        steps = [line for line in cluster.transcript(name) if line != TWELVE_STEPS[0]]
+        assert steps == TWELVE_STEPS[1:], name
+    epochs = [epoch for dn, _, epoch in moves(cluster) if "byhand" not in dn]
+    assert epochs == sorted(epochs), "a move by who no longer had the lease"
+    assert controllers.lease().epoch >= before + STRIKES
+    assert "Traceback" not in controllers.said()
