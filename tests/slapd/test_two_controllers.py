@@ -4,6 +4,7 @@ import contextlib
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,10 +41,12 @@ class Controllers:
     running: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     logs: list[Path] = field(default_factory=list)
 
-    def start(self, settings: Path) -> int:
+    def start(self, settings: Path, *instead: str) -> int:
+        """One more, or a module of the tests that stands in for it."""
+        program = [sys.executable, "-m", *instead] if instead else [str(script("vmkeep-controller"))]
         log = self.folder / f"controller-{len(self.logs)}.log"
         with log.open("wb") as stream:
-            argv = [script("vmkeep-controller"), "--settings", str(settings), "serve"]
+            argv = [*program, "--settings", str(settings), "serve"]
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
         self.logs.append(log)
         self.running[process.pid] = process
@@ -70,6 +73,10 @@ class Controllers:
 
     def signal(self, pid: int, number: int) -> None:
         self.running[pid].send_signal(number)
+
+    def wait_until_stopped(self, pid: int) -> None:
+        stat = Path(f"/proc/{pid}/stat")
+        until(f"{pid} to stop, see {self.folder}", lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", LIMIT)
 
     def end(self, pid: int, number: int) -> int:
         process = self.running.pop(pid)
@@ -172,6 +179,54 @@ def test_without_the_entry_the_controller_makes_it_and_begins_above_what_leaves_
         cluster.wait_for("web is finished", lambda: cluster.modes("web") == ["finished"])
     assert controllers.lease().epoch == 501
     assert cluster.leaves("web")[0]["vmkeepEpoch"] == ["501"]
+
+
+def test_a_claim_that_was_on_its_way_when_the_lease_changed_hands_is_refused(
+    cluster: ClusterOfPeers, controllers: Controllers
+) -> None:
+    cluster.add_machines(["web"])
+    cluster.add_leaf("web", "20260101T000000Z", "snapshot", "0")
+    play = Script(held={("web", Mode.SNAPSHOT)})
+    hasty = cluster.settings_file(take_up_seconds=0.1, lease_seconds=FOR_EVER)
+    with cluster.peer(play) as peer:
+        first = controllers.start(hasty, "tests.faults.stopped_controller", "finished")
+        controllers.wait_until_stopped(first)  # about to give the snapshot up
+        second = controllers.start(cluster.settings_file())
+        take_away(cluster)
+        assert controllers.wait_for_holder(first) == second
+        epoch = controllers.lease().epoch
+        cluster.wait_for("web to be marked", lambda: cluster.leaves("web")[0]["vmkeepEpoch"] == [str(epoch)])
+        controllers.signal(first, signal.SIGCONT)
+        until("the first to stand by", lambda: "stands by" in controllers.logs[0].read_text() or None, LIMIT)
+        assert cluster.modes("web") == ["snapshot"], "as it was asked, although the late claim expected just that"
+        play.held.clear()
+        peer.wake()
+        cluster.wait_for("web is finished", lambda: cluster.modes("web") == ["finished"])
+    assert cluster.leaves("web")[0]["sstProvisioningReturnValue"] == ["0"]
+
+
+def test_a_leaf_that_was_on_its_way_when_the_lease_changed_hands_is_taken_away_again(
+    cluster: ClusterOfPeers, controllers: Controllers, slot: datetime
+) -> None:
+    add_planned(cluster, ["late"], slot)
+    with cluster.peer():
+        first = controllers.start(
+            cluster.settings_file(lease_seconds=FOR_EVER), "tests.faults.stopped_controller", "add"
+        )
+        controllers.wait_until_stopped(first)
+        second = controllers.start(cluster.settings_file())
+        take_away(cluster)
+        assert controllers.wait_for_holder(first) == second
+        cluster.wait_for("late is finished", lambda: cluster.modes("late") == ["finished"])
+        # As when its time is long over: its set is deleted, and a later one is there.
+        cluster.slapd.delete(cluster.tree.leaf("late", to_timestamp(slot)))
+        later = to_timestamp(slot + timedelta(minutes=1))
+        cluster.add_leaf("late", later, "finished", later)
+        controllers.signal(first, signal.SIGCONT)
+        until("the late leaf to be removed", lambda: "→ removed (added by a contr" in controllers.said() or None, LIMIT)
+    assert names_of_leaves(cluster, "late") == [later]
+    late = [move for move in moves(cluster) if move.machine == "late"][len(TWELVE) + 1 :]
+    assert [(move.writer, move.mode) for move in late] == [("controller", "initialize")]
 
 
 class Strikes:
