@@ -377,12 +377,12 @@ def test_a_leaf_that_is_asked_for_anew_is_not_removed(mode: str) -> None:
     inner = directory(LIVE, mode, vmkeepRestoreFrom="db")
 
     class Overtaken(MortalStore):
-        def read(self, dn: str, attributes: Sequence[str] = ()) -> Entry | None:
+        def delete(self, dn: str, provided: Filter = ANYTHING) -> bool:
             inner.claim(LEAF, {}, {Attribute.MODE: ("unretainSmallFiles",)})
-            return super().read(dn, attributes)
+            return super().delete(dn, provided)
 
     turn(Overtaken(inner))
-    assert leaf_in(inner).raw_mode == "unretainSmallFiles"
+    assert leaf_in(inner).raw_mode == "unretainSmallFiles", "at the last moment before the deletion"
 
 
 @pytest.mark.parametrize("mode", ["deleted", "finished", "restored"])

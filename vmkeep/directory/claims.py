@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from vmkeep.directory.equality import normal_value, same_values
 from vmkeep.directory.filters import octets
-from vmkeep.directory.matching import matches
+from vmkeep.directory.matching import meets
 from vmkeep.directory.port import ANYTHING, Attributes, Claim, Entry, Filter
 
 ADD, DELETE, REPLACE = "MODIFY_ADD", "MODIFY_DELETE", "MODIFY_REPLACE"
@@ -57,7 +57,7 @@ class ClaimRequest:
         if shows(entry, self._afterwards()):
             return Claim.WON
         is_as_expected = shows(entry, {name: (value,) for name, value in self.expected.items()})
-        return None if is_as_expected and matches(entry, self.provided) else Claim.LOST
+        return None if is_as_expected and meets(entry, self.provided) else Claim.LOST
 
     def without_additions_in(self, entry: Entry) -> "ClaimRequest":
         """The same claim with only those additions the entry does not hold yet."""

@@ -1,7 +1,12 @@
 """Whether a filter takes an entry, by the directory's rules. Pure; called by the in-memory twin and by claims."""
 
 from vmkeep.directory.equality import has_equality, normal_value
-from vmkeep.directory.port import AllOf, AnyOf, AtLeast, Entry, Equals, Filter, Not, Present
+from vmkeep.directory.port import ANYTHING, AllOf, AnyOf, AtLeast, Entry, Equals, Filter, Not, Present
+
+
+def meets(entry: Entry, provided: Filter) -> bool:
+    """Whether an entry is as a claim or deletion wants it; without a wish, whatever of it may be read."""
+    return provided == ANYTHING or matches(entry, provided)
 
 
 def matches(entry: Entry, matching: Filter) -> bool:

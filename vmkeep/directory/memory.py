@@ -11,7 +11,7 @@ from vmkeep.contract.errors import Refused
 from vmkeep.directory.claims import shows
 from vmkeep.directory.equality import NormalDN, has_equality, normal_dn, normal_value, rdn_values
 from vmkeep.directory.errors import Unreachable
-from vmkeep.directory.matching import matches
+from vmkeep.directory.matching import matches, meets
 from vmkeep.directory.port import ANYTHING, Attributes, Claim, Entry, Filter, Scope, Watcher
 
 
@@ -68,7 +68,7 @@ class MemoryStore:
             unfit = next((name for name in expected if not has_equality(name)), None)
             if unfit:
                 raise Refused(ReturnValue.CANNOT_CONNECT_TO_BACKEND, f"{dn}: {unfit} has no equality rule to expect by")
-            if entry is None or not matches(entry, provided):
+            if entry is None or not meets(entry, provided):
                 return Claim.LOST
             if not shows(entry, {name: (value,) for name, value in expected.items()}):
                 return Claim.LOST
@@ -90,7 +90,7 @@ class MemoryStore:
         with self._answering():
             key = normal_dn(dn)
             entry = self._entries.get(key)
-            if entry is None or not matches(entry, provided):
+            if entry is None or not meets(entry, provided):
                 return False
             if any(_is_within(other, key, Scope.CHILDREN) for other in self._entries):
                 raise Refused(ReturnValue.CANNOT_CONNECT_TO_BACKEND, f"{dn}: there are entries below it")

@@ -15,7 +15,7 @@ from vmkeep.directory.claims import REPLACE, ClaimRequest, encoded, shows
 from vmkeep.directory.connection import Connection, Pool
 from vmkeep.directory.errors import Answer, AnswerLost, Unreachable, error_of, is_success
 from vmkeep.directory.filters import render
-from vmkeep.directory.matching import matches
+from vmkeep.directory.matching import meets
 from vmkeep.directory.port import ANYTHING, Attributes, Claim, Entry, Filter, Scope, Watcher
 from vmkeep.directory.settings import DirectorySettings
 from vmkeep.directory.watch import DirectoryWatcher
@@ -106,7 +106,7 @@ class OpenLdapStore:
         def look(entry: Entry | None) -> bool | None:
             if entry is None:
                 return True
-            return None if matches(entry, provided) else False
+            return None if meets(entry, provided) else False
 
         return self._write(dn, send, look, yes=True)
 
