@@ -80,4 +80,43 @@ BUGS = (
         ),
         ("tests/slapd/test_controller_clock.py::test_an_agent_has_its_time_by_the_controllers_own_clock[1]",),
     ),
+    Bug(
+        "A late write of a controller that lost the lease goes through",
+        "A controller that stood still ends a step that its successor has asked for anew; the backup of that night is lost.",
+        (
+            Edit(
+                "vmkeep/directory/catalogue.py",
+                "        return ANYTHING if epoch is None else Not(AtLeast(Attribute.EPOCH, epoch + 1))",
+                "        return ANYTHING",
+            ),
+        ),
+        ("tests/pure/test_lease.py::test_a_late_claim_a_late_note_and_a_late_removal_come_to_nothing",),
+    ),
+    Bug(
+        "The time of the lease counts from the answer",
+        "The directory is slow, and two controllers act at once: both start what is due.",
+        (
+            Edit(
+                "controller/lease.py",
+                "        self._version, self._asked, self.other = version, asked, LeaseEntry()",
+                "        self._version, self._asked, self.other = version, self.clock(), LeaseEntry()",
+            ),
+        ),
+        ("tests/pure/test_lease.py::test_time_counts_from_before_the_question_not_from_the_answer",),
+    ),
+    Bug(
+        "Who takes the lease decides before it has marked what is in flight",
+        "What its predecessor still had in its hands is written beside its own decisions.",
+        (
+            Edit(
+                "controller/serving.py",
+                "        marked = mark_all(self._catalogue, epoch) if self._begun != epoch else 0",
+                "        marked = 0",
+            ),
+        ),
+        (
+            "tests/pure/test_lease.py::"
+            "test_never_two_believe_that_they_hold_the_lease_and_nothing_is_moved_by_who_lost_it",
+        ),
+    ),
 )
