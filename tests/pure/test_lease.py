@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
+import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.lease import MARGIN, Lease, Leased, LeaseLost
-from controller.serving import Guest, holder_of_this_process, mark_all
+from controller.serving import Guest, Serving, holder_of_this_process, mark_all
 from tests.pure.played_controllers import TREE, Directory, Fate, Player
 from vmkeep.contract.errors import TryLater
 from vmkeep.contract.modes import Mode
@@ -19,6 +20,7 @@ from vmkeep.directory.catalogue import Catalogue, Report
 from vmkeep.directory.lease import LeaseEntry, read_lease
 from vmkeep.directory.memory import MemoryStore
 from vmkeep.directory.port import Attributes, Claim, Entry
+from vmkeep.service.metrics import Metrics
 
 TTL = 10.0
 PATIENCE = TTL * (1 + MARGIN)
@@ -426,6 +428,47 @@ def test_a_new_tenure_marks_what_is_in_flight(
 ) -> None:
     added(store, epoch, mode)
     assert mark_all(Catalogue(store, TREE, lambda: 9), 9) == int(is_marked)
+
+
+def test_who_takes_the_lease_marks_what_is_in_flight_before_its_first_turn(
+    store: FaultyStore, clock: Clock, lease_of: Callable[..., Lease]
+) -> None:
+    added(store, None, Mode.MERGE)
+    seen: list[int | None] = []
+
+    def turn() -> None:
+        seen.extend(leaf.epoch for leaf in Catalogue(store, TREE).leaves())
+
+    metrics, told = Metrics(), list[str]()
+    leases = [lease_of("a"), lease_of("b")]
+    both = [
+        Serving(
+            lease,
+            Catalogue(Leased(store, lease), TREE, lambda lease=lease: lease.epoch),  # type: ignore[misc]
+            lambda: turn,
+            structlog.get_logger(),
+            Metrics() if lease is leases[0] else metrics,
+            told.append,
+        )
+        for lease in leases
+    ]
+    both[0].turn()
+    with both[1]:
+        both[1].turn()
+        clock.time += PATIENCE
+        both[1].turn()
+        assert seen == [1, 2]
+        assert metrics.registry.get_sample_value("vmkeep_controller_leader") == 1
+        assert metrics.registry.get_sample_value("vmkeep_controller_epoch") == 2
+        assert told == [
+            "at work: has the lease, epoch 1",
+            "stands by: a acts, epoch 1",
+            "at work: has the lease, epoch 2",
+        ]
+    assert metrics.registry.get_sample_value("vmkeep_controller_leader") == 0
+    assert entry(store).holder == ""
+    both[0].turn()
+    assert seen == [1, 2, 3], "the first is woken, and goes on"
 
 
 def test_a_run_writes_by_the_epoch_of_whoever_has_the_lease_at_the_time_of_its_turn(
