@@ -59,7 +59,8 @@ class Serving:
         self._begin = begin
         self._log = log
         self._tell = tell
-        self._leader = Gauge("vmkeep_controller_leader", "1 on the controller that acts", registry=metrics.registry)
+        leader = Gauge("vmkeep_controller_leader", "1 on the controller that acts", registry=metrics.registry)
+        leader.set_function(lambda: float(lease.is_held))  # also while the directory is away and no turn ends
         self._epoch = Gauge("vmkeep_controller_epoch", "Epoch of its last tenure", registry=metrics.registry)
         self._turn: Turn | None = None
         self._begun = 0  # the epoch that `_turn` is of
@@ -74,9 +75,6 @@ class Serving:
         except LeaseLost as why:
             self._end_tenure(str(why))
             return 0.0
-        except (TryLater, Refused):
-            self._leader.set(self._lease.is_held)
-            raise
         return self._lease.next_look if wanted is None else min(wanted, self._lease.next_look)
 
     def __enter__(self) -> Self:
@@ -90,7 +88,6 @@ class Serving:
                 self._log.info(f"gave the lease back, epoch {self._lease.epoch}")
         except (TryLater, Refused) as why:
             self._log.warning(f"the lease could not be given back, the others wait until it runs out: {why}")
-        self._leader.set(0)
 
     def _act(self) -> float | None:
         if self._turn is None or self._begun != self._lease.epoch:
@@ -99,9 +96,8 @@ class Serving:
 
     def _begin_tenure(self, epoch: int) -> Turn:
         self._epoch.set(epoch)
-        self._leader.set(1)
         # Where the time only ran out and nobody came, all was marked before; what is unmarked now came too late.
-        marked = mark_all(self._catalogue, epoch) if self._begun != epoch else 0
+        marked = mark_all(self._catalogue, epoch, self._log) if self._begun != epoch else 0
         self._begun, self._said = epoch, ""
         self._log.info(f"acts: has the lease, epoch {epoch}", marked=marked)
         self._tell(f"at work: has the lease, epoch {epoch}")
@@ -121,17 +117,25 @@ class Serving:
         if self._turn is not None:
             self._log.warning(f"acts no more: {why}", epoch=self._begun)
         self._turn = None
-        self._leader.set(0)
 
 
-def mark_all(catalogue: Catalogue, epoch: int) -> int:
+def mark_all(catalogue: Catalogue, epoch: int, log: FilteringBoundLogger) -> int:
     """Write a new tenure's epoch on every leaf in flight; how many were marked.
 
     A leaf that was only added, and not in the tenure just before, is left to be removed: its controller stood still
     for long, and nobody knows what became of its time meanwhile.
     """
     wanted = [leaf for leaf in read_view(catalogue).leaves if _is_to_be_marked(leaf, epoch)]
-    return sum(catalogue.mark(leaf) is Claim.WON for leaf in wanted)
+    return sum(_is_marked(catalogue, leaf, log) for leaf in wanted)
+
+
+def _is_marked(catalogue: Catalogue, leaf: Leaf, log: FilteringBoundLogger) -> bool:
+    try:
+        return catalogue.mark(leaf) is Claim.WON
+    except Refused as why:
+        # No controller can move such a leaf, so none can be late with it; the others must not wait for it.
+        log.error(f"{leaf.machine}: {leaf.timestamp} cannot be marked: {why.sentence}", return_value=int(why.code))
+        return False
 
 
 def _is_to_be_marked(leaf: Leaf, epoch: int) -> bool:

@@ -110,7 +110,7 @@ BUGS = (
         (
             Edit(
                 "controller/serving.py",
-                "        marked = mark_all(self._catalogue, epoch) if self._begun != epoch else 0",
+                "        marked = mark_all(self._catalogue, epoch, self._log) if self._begun != epoch else 0",
                 "        marked = 0",
             ),
         ),

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from controller.lease import MARGIN, Lease, Leased, LeaseLost
 from controller.serving import Guest, Serving, holder_of_this_process, mark_all
 from tests.pure.played_controllers import TREE, Directory, Fate, Player
-from vmkeep.contract.errors import TryLater
+from vmkeep.contract.codes import ReturnValue
+from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute
 from vmkeep.directory.catalogue import Catalogue, Report
@@ -25,6 +26,7 @@ from vmkeep.service.metrics import Metrics
 TTL = 10.0
 PATIENCE = TTL * (1 + MARGIN)
 SLOT = "20260101T030000Z"
+LOG = structlog.get_logger()
 
 # the play
 
@@ -391,7 +393,7 @@ def test_a_late_claim_a_late_note_and_a_late_removal_come_to_nothing(store: Faul
     late = added(store, 3)
     leaf = late.leaf(TREE.leaf("a", SLOT))
     assert leaf is not None
-    mark_all(Catalogue(store, TREE, lambda: 4), 4)
+    mark_all(Catalogue(store, TREE, lambda: 4), 4, LOG)
     assert late.claim(leaf, Mode.INITIALIZED, Report(SLOT)) is Claim.LOST
     assert late.note(leaf, {Attribute.MESSAGE: ("late",)}) is Claim.LOST
     assert not late.remove(leaf)
@@ -427,7 +429,22 @@ def test_a_new_tenure_marks_what_is_in_flight(
     store: FaultyStore, epoch: int | None, mode: Mode, is_marked: bool
 ) -> None:
     added(store, epoch, mode)
-    assert mark_all(Catalogue(store, TREE, lambda: 9), 9) == int(is_marked)
+    assert mark_all(Catalogue(store, TREE, lambda: 9), 9, LOG) == int(is_marked)
+
+
+def test_a_leaf_that_may_not_be_written_keeps_no_other_from_being_marked(store: FaultyStore) -> None:
+    class Closed(MemoryStore):
+        def claim(self, dn: str, *arguments: object, **more: object) -> Claim:
+            if ",sstVirtualMachine=a," in dn:
+                raise Refused(ReturnValue.CANNOT_CONNECT_TO_BACKEND, f"{dn}: no write access")
+            return super().claim(dn, *arguments, **more)  # type: ignore[arg-type]
+
+    closed = Closed(TREE.suffix)
+    Directory(memory=closed)
+    catalogue = Catalogue(closed, TREE, lambda: 3)
+    for machine in ("a", "b"):
+        assert Catalogue(closed, TREE).add_leaf(machine, SLOT, SLOT)
+    assert mark_all(catalogue, 3, LOG) == 1
 
 
 def test_who_takes_the_lease_marks_what_is_in_flight_before_its_first_turn(
