@@ -134,7 +134,7 @@ def _is_marked(catalogue: Catalogue, leaf: Leaf, log: FilteringBoundLogger) -> b
         return catalogue.mark(leaf) is Claim.WON
     except Refused as why:
         # No controller can move such a leaf, so none can be late with it; the others must not wait for it.
-        log.error(f"{leaf.machine}: {leaf.timestamp} cannot be marked: {why.sentence}", return_value=int(why.code))
+        log.warning(f"{leaf.machine}: {leaf.timestamp} cannot be marked: {why.sentence}", return_value=int(why.code))
         return False
 
 
