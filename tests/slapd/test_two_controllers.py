@@ -96,7 +96,7 @@ def cluster(cluster_of_peers: ClusterOfPeers) -> Iterator[ClusterOfPeers]:
     cluster_of_peers.close()
     for machine in cluster_of_peers.slapd.search(cluster_of_peers.tree.machines, "(objectClass=*)", "one", "ou"):
         cluster_of_peers.slapd.delete(machine["dn"][0])
-    take_away(cluster_of_peers)
+    cluster_of_peers.take_lease_away()
 
 
 @pytest.fixture
@@ -111,11 +111,6 @@ def controllers(cluster: ClusterOfPeers, tmp_path: Path) -> Iterator[Controllers
 @pytest.fixture
 def slot() -> datetime:
     return datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=2)
-
-
-def take_away(cluster: ClusterOfPeers) -> None:
-    """As the how-to says that an admin does."""
-    cluster.slapd.modify(f"dn: {cluster.tree.lease}\nchangetype: modify\nreplace: vmkeepLeaseHolder\n")
 
 
 def test_the_lease_is_given_back_at_the_end_and_the_other_goes_on_at_once(
@@ -156,7 +151,7 @@ def test_an_admin_sees_who_acts_and_takes_the_lease_away_from_who_does_not_answe
     second = controllers.start(settings)
     until("the second to stand by", lambda: "stands by: ctrl:" in controllers.said() or None, LIMIT)
     controllers.signal(first, signal.SIGSTOP)
-    take_away(cluster)
+    cluster.take_lease_away()
     assert controllers.wait_for_holder(first) == second
     controllers.signal(first, signal.SIGCONT)
     until("the first to notice", lambda: f"stands by: ctrl:{second}:" in controllers.said() or None, LIMIT)
@@ -192,7 +187,7 @@ def test_a_claim_that_was_on_its_way_when_the_lease_changed_hands_is_refused(
         first = controllers.start(hasty, "tests.faults.stopped_controller", "finished")
         controllers.wait_until_stopped(first)  # about to give the snapshot up
         second = controllers.start(cluster.settings_file())
-        take_away(cluster)
+        cluster.take_lease_away()
         assert controllers.wait_for_holder(first) == second
         epoch = controllers.lease().epoch
         cluster.wait_for("web to be marked", lambda: cluster.leaves("web")[0]["vmkeepEpoch"] == [str(epoch)])
@@ -215,7 +210,7 @@ def test_a_leaf_that_was_on_its_way_when_the_lease_changed_hands_is_taken_away_a
         )
         controllers.wait_until_stopped(first)
         second = controllers.start(cluster.settings_file())
-        take_away(cluster)
+        cluster.take_lease_away()
         assert controllers.wait_for_holder(first) == second
         cluster.wait_for("late is finished", lambda: cluster.modes("late") == ["finished"])
         # As when its time is long over: its set is deleted, and a later one is there.
@@ -295,7 +290,7 @@ def test_the_holder_killed_or_stopped_twenty_times_doubles_nothing_and_loses_not
     cluster: ClusterOfPeers, controllers: Controllers, slot: datetime
 ) -> None:
     wire = UnreliableWire(cluster.slapd.sockets / "wire", cluster.slapd.socket)
-    settings = cluster.settings_file(reconcile_seconds=2)
+    settings = cluster.settings_file(reconcile_seconds=2, lease_seconds=1)
     settings.write_text(settings.read_text().replace(cluster.slapd.uri, wire.uri))
     strikes = Strikes(controllers, settings, wire)
     before = controllers.lease().epoch
