@@ -529,4 +529,13 @@ def test_an_admin_reads_who_acts_since_when_and_how_long_ago_that_was_renewed(se
     found = LeaseEntry("ctrl-a:17:xy", "v", 7, SLOT, 30.0, changed)
     sentence = found.sentence(now)
     assert sentence.startswith(f"ctrl-a:17:xy has held the lease since {SLOT}, epoch 7, {said}")
+    assert sentence.endswith("is any controller running?") is (seconds > 65)
+    assert found.seems_held(now) is (seconds <= 65)
     assert "no controller holds the lease" in LeaseEntry(epoch=3).sentence(now)
+
+
+@pytest.mark.parametrize(("seconds", "epoch"), [("soon", "7"), ("-1", "007"), ("", "")])
+def test_a_lease_with_odd_values_can_be_read(store: FaultyStore, seconds: str, epoch: str) -> None:
+    store.add(TREE.lease, {Attribute.LEASE_SECONDS: (seconds,), Attribute.EPOCH: (epoch,)})
+    assert entry(store).seconds == 0
+    assert entry(store).epoch in (0, 7)

@@ -1,6 +1,7 @@
 """Two controllers that serve on a real slapd: one acts; whatever becomes of it, nothing is doubled and nothing lost."""
 
 import contextlib
+import json
 import re
 import signal
 import subprocess
@@ -144,7 +145,9 @@ def test_an_admin_sees_who_acts_and_takes_the_lease_away_from_who_does_not_answe
     assert controllers.wait_for_holder() == first
     sentence = rf"ctrl:{first}:\w+ has held the lease since \d{{8}}T\d{{6}}Z, epoch \d+, renewed \d+ s ago"
     console = cluster.settings_file("admin")
-    assert re.search(sentence, cluster.run("--settings", str(console), "controllers", program="vmkeep").out)
+    shown = cluster.run("--settings", str(console), "controllers", program="vmkeep")
+    assert shown.code == 0, shown
+    assert re.match(sentence, shown.out)
     checked = cluster.run("--settings", str(settings), "check")
     assert checked.code == 0, checked
     assert re.search(f"well    {sentence}", checked.out)
@@ -160,7 +163,9 @@ def test_an_admin_sees_who_acts_and_takes_the_lease_away_from_who_does_not_answe
         assert controllers.end(pid, signal.SIGTERM) == 0
     assert controllers.holder() == 0
     shown = cluster.run("--settings", str(console), "controllers", program="vmkeep")
-    assert "no controller holds the lease" in shown.out
+    assert (shown.code, shown.out.startswith("no controller holds the lease")) == (3, True)
+    told = json.loads(cluster.run("--settings", str(console), "controllers", "--json", program="vmkeep").out)
+    assert (told["holder"], told["acts"], told["holds_seconds"]) == (None, False, FOR_EVER)
 
 
 def test_without_the_entry_the_controller_makes_it_and_begins_above_what_leaves_carry(
