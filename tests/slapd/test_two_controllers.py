@@ -295,7 +295,7 @@ def test_the_holder_killed_or_stopped_twenty_times_doubles_nothing_and_loses_not
     cluster: ClusterOfPeers, controllers: Controllers, slot: datetime
 ) -> None:
     wire = UnreliableWire(cluster.slapd.sockets / "wire", cluster.slapd.socket)
-    settings = cluster.settings_file(reconcile_seconds=2, lease_seconds=1)
+    settings = cluster.settings_file(reconcile_seconds=2, lease_seconds=0.6)
     settings.write_text(settings.read_text().replace(cluster.slapd.uri, wire.uri))
     strikes = Strikes(controllers, settings, wire)
     before = controllers.lease().epoch
@@ -312,7 +312,7 @@ def test_the_holder_killed_or_stopped_twenty_times_doubles_nothing_and_loses_not
                 strikes.strike(number)
                 if number == STRIKES // 2:
                     by_hand = cluster.start("--settings", str(settings), "run", "byhand")
-            cluster.wait_for(f"all to be finished, see {controllers.folder}", lambda: is_finished(controllers, names))
+            until(f"all to be finished, see {controllers.folder}", lambda: is_finished(controllers, names), 60, 0.2)
             ended = cluster.ended(by_hand)
     finally:
         wire.close()
