@@ -1,8 +1,8 @@
-"""A controller that dies of SIGKILL before or after its first write to the directory, that of the lease apart.
+"""A controller that dies of SIGKILL before or after its first write to the directory that decides something.
 
 Run as `python -m tests.faults.killed_controller before|after ARGUMENT…`; the arguments are vmkeep-controller's. Started
-again and again, turn by turn before and after, it dies around every write it has. The next one finds the lease as if it
-had run out since.
+again and again, turn by turn before and after, it dies around every write it has. Taking the lease, and marking leaves
+with its epoch, each of them has to do anew; the next one finds the lease as if it had run out since.
 """
 
 import os
@@ -39,6 +39,8 @@ def _deadly(
     def deadly(store: OpenLdapStore, dn: str, *arguments: Any, **more: Any) -> Any:
         if dn.startswith("cn=lease,"):
             leases[:] = [dn]
+            return write(store, dn, *arguments, **more)
+        if write.__name__ == "claim" and arguments[1].keys() == {Attribute.EPOCH}:
             return write(store, dn, *arguments, **more)
         if when == "after":
             write(store, dn, *arguments, **more)
