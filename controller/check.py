@@ -10,6 +10,7 @@ from datetime import datetime
 from controller.promises import lacking
 from vmkeep.contract.names import OIDS
 from vmkeep.directory.catalogue import Catalogue
+from vmkeep.directory.lease import read_lease
 
 _SUBSCHEMA = "cn=subschema"
 _OID = re.compile(r"\(\s*([0-9.]+)\s")
@@ -37,6 +38,8 @@ def check(catalogue: Catalogue, now: datetime) -> Iterator[Finding]:
     yield _schema(catalogue)
     for dn, there in ((tree.machines, top), (tree.cluster_plan, catalogue.store.read(tree.cluster_plan))):
         yield Finding(there is not None, f"{dn} {'is there' if there else 'is missing, or we may not read it: add it'}")
+    lease = read_lease(catalogue.store, tree)
+    yield Finding(True, lease.sentence(now) if lease else f"{tree.lease}: not yet there; `serve` adds it")
     if top is not None:
         yield from _promises(catalogue, now)
 

@@ -14,6 +14,7 @@ from structlog.typing import FilteringBoundLogger
 from controller.admission import Admission, budgets_of
 from controller.check import check as check_directory
 from controller.cycle import NOT_ENDED, Cycle, bounds_of, read_view, utc_now
+from controller.lease import Lease, Leased
 from controller.lookout import Lookout, slots_of
 from controller.places import Places
 from controller.promises import Watch
@@ -23,6 +24,7 @@ from controller.rehearsal import Rehearsal, comment
 from controller.report import ALL_FINISHED, NONE_FINISHED, Outcome, exit_code, line, summary
 from controller.run import Choice, Fate, Started, choose, start
 from controller.schedule import Scheduler
+from controller.serving import LEASES, Guest, Serving, Turn, holder_of_this_process
 from controller.verdicts import Verdicts
 from controller.waiting import Deletions, Run
 from vmkeep.contract.codes import ReturnValue
@@ -166,12 +168,13 @@ def _waited(
     # Cron mails whatever is printed: the lines of the machines say it all, the log only what is odd.
     quiet = chosen.logs.model_copy(update={"level": "debug" if chosen.logs.level == "debug" else "warning"})
     log = logs.configure(quiet, PROGRAM.name)
-    cycle = _cycle(catalogue, chosen, log, Metrics())
+    guest = Guest(catalogue.store, catalogue.tree)
+    cycle = _cycle(guest.catalogue, chosen, log, Metrics())
     cycle.only, cycle.complete = started.machines, complete
-    pruner = Pruner(catalogue, ZoneInfo(chosen.timezone), log, utc_now, every=None)
+    pruner = Pruner(guest.catalogue, ZoneInfo(chosen.timezone), log, utc_now, every=None)
     deadline = time.monotonic() + timeout
     waiting = Run(cycle, started, _say, deadline, deletions=Deletions(cycle, pruner))
-    loop = Loop(waiting.turn, Pace(chosen.reconcile_seconds), log, bugs_allowed=3)
+    loop = Loop(guest.before(waiting.turn), Pace(chosen.reconcile_seconds), log, bugs_allowed=3)
     waiting.when_over = loop.stop
     if started.machines:
         with catalogue.store.watch(catalogue.tree.machines, NOT_ENDED, loop.wake), signals(loop):
@@ -189,20 +192,35 @@ def _serve(chosen: ControllerSettings) -> None:
     log = logs.configure(chosen.logs, PROGRAM.name)
     metrics = Metrics()
     metrics.listen(chosen.metrics)
+    readiness = Readiness.of(os.environ)
     with opened(chosen.directory) as catalogue:
-        cycle = _cycle(catalogue, chosen, log, metrics)
-        scheduler = _scheduler(catalogue, chosen, log)
-        watch = Watch(catalogue, log, metrics, utc_now)
-        pruner = Pruner(catalogue, ZoneInfo(chosen.timezone), log, utc_now, metrics)
+        store, tree = catalogue.store, catalogue.tree
+        lease = Lease(store, tree, holder_of_this_process(chosen.holder_name), chosen.lease_seconds)
+        leased = Catalogue(Leased(store, lease), tree, lambda: lease.epoch)
 
-        def turn() -> float:
-            # What is in flight comes first: it goes on even where the plans cannot be read.
-            due = [cycle.turn_and_wait(), scheduler.turn(), pruner.turn(cycle.ended_well), watch.turn()]
-            return min(seconds for seconds in due if seconds is not None)
+        def begin() -> Turn:
+            # What was seen in an earlier tenure is no longer true: others have acted since.
+            cycle = _cycle(leased, chosen, log, metrics)
+            scheduler = _scheduler(leased, chosen, log)
+            watch = Watch(leased, log, metrics, utc_now)
+            pruner = Pruner(leased, ZoneInfo(chosen.timezone), log, utc_now, metrics)
 
-        loop = Loop(turn, Pace(chosen.reconcile_seconds), log, Readiness.of(os.environ))
-        with catalogue.store.watch(catalogue.tree.machines, NOT_ENDED, loop.wake) as watcher, signals(loop):
-            log.info("at work", directory=chosen.directory.uri, watch=watcher.kind)
+            def turn() -> float:
+                # What is in flight comes first: it goes on even where the plans cannot be read.
+                due = [cycle.turn_and_wait(), scheduler.turn(), pruner.turn(cycle.ended_well), watch.turn()]
+                return min(seconds for seconds in due if seconds is not None)
+
+            return turn
+
+        serving = Serving(lease, leased, begin, log, metrics, readiness.status)
+        loop = Loop(serving.turn, Pace(chosen.reconcile_seconds), log, readiness)
+        with (
+            store.watch(tree.machines, NOT_ENDED, loop.wake) as watcher,
+            store.watch(tree.configuration, LEASES, loop.wake),
+            signals(loop),
+            serving,
+        ):
+            log.info("at work", directory=chosen.directory.uri, watch=watcher.kind, holder=lease.holder)
             loop.run()
         log.info("stopped")
 

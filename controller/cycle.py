@@ -58,6 +58,7 @@ _READ = (
     Attribute.GROUP_CONSISTENCY,
     Attribute.PRUNED,
     Attribute.MANIFEST_DIGEST,
+    Attribute.EPOCH,
     _CHANGED,
 )
 _GENERALIZED_TIME = re.compile(r"(\d{14})Z")
@@ -123,6 +124,7 @@ class Cycle:
         self.refused = {key_of(leaf): self.refused[key_of(leaf)] for leaf in view.leaves if self._stays_refused(leaf)}
         leaves = tuple(leaf for leaf in view.leaves if key_of(leaf) not in self.refused)
         view = replace(view, leaves=leaves, nodes=self._nodes_if_needed(view), deadlines=self._deadlines(view))
+        view = replace(view, epoch=self.catalogue.epoch())
         if self.verdicts:
             self.verdicts.tell(view.leaves, self.only)
         while steps := self._due(view):
@@ -188,8 +190,7 @@ class Cycle:
         return None if is_over(action.outcome) else action.outcome
 
     def _remove(self, removal: Removal) -> None:
-        # A deletion knows no condition, so the leaf is looked at again: somebody may have asked for it anew.
-        if entries.as_decided(self.catalogue, removal.leaf) and self.catalogue.store.delete(removal.leaf.dn):
+        if self.catalogue.remove(removal.leaf):  # else somebody has asked for it anew
             self.log.info(removal.sentence)
 
     def _note_refusal(self, step: Step, why: Refused) -> None:

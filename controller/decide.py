@@ -50,6 +50,7 @@ class View:
     was first seen, by the run's timestamp. `complete` are timestamps of runs whose leaves are all there for certain.
     `only` are the folded names of the machines to act on; None means all. `nodes` are the nodes of machines, and
     `deadlines` those of their plans, by folded name, where they matter: when a leaf has been standing for long.
+    `epoch` is the one that whoever decides writes with, None without a lease.
     """
 
     leaves: tuple[Leaf, ...]
@@ -59,6 +60,7 @@ class View:
     only: frozenset[str] | None = None
     nodes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     deadlines: Mapping[str, timedelta] = field(default_factory=lambda: MappingProxyType({}))
+    epoch: int | None = None
 
 
 def decide(view: View, now: datetime, bounds: Bounds) -> tuple[Step, ...]:
@@ -114,6 +116,8 @@ class _Rules:
 
     def verdict(self, leaf: Leaf) -> Step | datetime | None:
         """What to do with one leaf."""
+        if self._was_added_too_late(leaf):
+            return Removal(leaf, "added by a controller that had lost the lease; where its time is due it comes again")
         if _is_to_be_put_back(leaf):
             return PutBack(leaf)
         if leaf.mode is Mode.FINISHED:
@@ -153,6 +157,11 @@ class _Rules:
                 return Removal(leaf, "its set is deleted")
             case _:
                 return self._end_what_stands(leaf)
+
+    def _was_added_too_late(self, leaf: Leaf) -> bool:
+        """What was there when the lease changed hands was marked then; this came after, from who did not know."""
+        ours = self._view.epoch
+        return leaf.mode is Mode.INITIALIZE and ours is not None and leaf.epoch is not None and leaf.epoch < ours
 
     def _settle(self, leaf: Leaf) -> Action | datetime:
         due = _later(self._settled_at[leaf.timestamp], SETTLE)

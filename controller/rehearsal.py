@@ -32,18 +32,23 @@ class Rehearsal:
         return True
 
     def claim(
-        self, dn: str, expected: Mapping[str, str], changes: Attributes, additions: Attributes | None = None
+        self,
+        dn: str,
+        expected: Mapping[str, str],
+        changes: Attributes,
+        additions: Attributes | None = None,
+        provided: Filter = ANYTHING,
     ) -> Claim:
         """Nobody claims in a rehearsal."""
-        raise AssertionError(f"a rehearsal must not claim {dn}: {expected} {changes} {additions}")
+        raise AssertionError(f"a rehearsal must not claim {dn}: {expected} {changes} {additions} {provided}")
 
     def replace(self, dn: str, changes: Attributes) -> bool:
         """Nobody changes anything in a rehearsal."""
         raise AssertionError(f"a rehearsal must not change {dn}: {changes}")
 
-    def delete(self, dn: str) -> bool:
+    def delete(self, dn: str, provided: Filter = ANYTHING) -> bool:
         """Nobody deletes anything in a rehearsal."""
-        raise AssertionError(f"a rehearsal must not delete {dn}")
+        raise AssertionError(f"a rehearsal must not delete {dn} {provided}")
 
     def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
         """See Store."""

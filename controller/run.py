@@ -163,7 +163,7 @@ class _Run:
     def _is_alone(self, choice: Choice, busy: dict[str, list[Leaf]]) -> bool:
         others = [leaf for leaf in busy.get(_key(choice), []) if leaf.timestamp != choice.timestamp]
         if others:
-            self._catalogue.store.delete(choice.leaf)
+            self._catalogue.take_back(choice.leaf)
         return not others
 
 

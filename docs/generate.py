@@ -224,6 +224,7 @@ def _commands() -> Iterator[str]:
     yield from _program("vmkeep", console_cli.app)
     yield from _status_notes()
     yield from _plan_notes()
+    yield from _controllers_notes()
     yield from _restore_notes()
     yield from _prune_notes()
     yield from _sets_notes()
@@ -347,6 +348,20 @@ def _plan_notes() -> Iterator[str]:
         ("absences: machine", "text", "a machine that does not start"),
         ("absences: why", "text", f"one of {whys}"),
         ("absences: sentence", "text", "the reason, with the entry to change"),
+    ]
+    yield from _table(("key", "type", "meaning"), [(f"`{key}`", kind, meaning) for key, kind, meaning in shape])
+
+
+def _controllers_notes() -> Iterator[str]:
+    yield "\n#### The shape of `vmkeep controllers --json`\n"
+    yield "One object. Keys are only ever added.\n"
+    shape = [
+        ("holder", "text or null", "the controller that has the lease, as name:process:token"),
+        ("epoch", "number", "number of its tenure; each new one is greater"),
+        ("since", "time or null", "when it got the lease, by its own clock"),
+        ("renewed_seconds_ago", "number or null", "when it last said so: the directory's clock against this host's"),
+        ("holds_seconds", "number", "how long a renewal holds (`lease_seconds`)"),
+        ("acts", "true or false", "whether it has the lease and seems to renew it; the exit code says the same"),
     ]
     yield from _table(("key", "type", "meaning"), [(f"`{key}`", kind, meaning) for key, kind, meaning in shape])
 

@@ -58,6 +58,7 @@ class Stage:
     def prepare(self) -> None:
         """A machine for each mode; the one that is restored is to get another memory and another disk."""
         slapd, tree = self.cluster.slapd, self.cluster.tree
+        self.cluster.take_lease_away()
         for found in slapd.search(tree.machines, "(objectClass=*)", "one", "ou"):
             slapd.delete(found["dn"][0])
         self.cluster.add_machines([machine_of(mode) for mode in (*DECIDED, *ASKED)])

@@ -146,4 +146,40 @@ BUGS = (
         ),
         ("tests/slapd/test_controller_clock.py::test_an_agent_has_its_time_by_the_controllers_own_clock[1]",),
     ),
+    Bug(
+        "A late write of a controller that lost the lease goes through",
+        "A controller that stood still ends a step that its successor has asked for anew; that backup is lost.",
+        (
+            Edit(
+                "vmkeep/directory/catalogue.py",
+                "        return ANYTHING if epoch is None else Not(AtLeast(Attribute.EPOCH, epoch + 1))",
+                "        return ANYTHING",
+            ),
+        ),
+        ("tests/pure/test_lease.py::test_a_late_claim_a_late_note_and_a_late_removal_come_to_nothing",),
+    ),
+    Bug(
+        "The time of the lease counts from the answer",
+        "The directory is slow, and two controllers act at once: both start what is due.",
+        (
+            Edit(
+                "controller/lease.py",
+                "        self._version, self._asked, self.other = version, asked, LeaseEntry()",
+                "        self._version, self._asked, self.other = version, self.clock(), LeaseEntry()",
+            ),
+        ),
+        ("tests/pure/test_lease.py::test_time_counts_from_before_the_question_not_from_the_answer",),
+    ),
+    Bug(
+        "Who takes the lease decides before it has marked what is in flight",
+        "What its predecessor still had in its hands is written beside its own decisions.",
+        (
+            Edit(
+                "controller/serving.py",
+                "        marked = mark_all(self._catalogue, epoch, self._log) if self._begun != epoch else 0",
+                "        marked = 0",
+            ),
+        ),
+        ("tests/pure/test_lease.py::test_who_takes_the_lease_marks_what_is_in_flight_before_its_first_turn",),
+    ),
 )

@@ -23,7 +23,7 @@ from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.names import Attribute, ObjectClass, Tree
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.memory import MemoryStore
-from vmkeep.directory.port import Attributes, Claim
+from vmkeep.directory.port import ANYTHING, Attributes, Claim, Filter
 from vmkeep.directory.settings import DirectorySettings
 from vmkeep.service.settings import NodeAgentSettings
 
@@ -40,11 +40,16 @@ class Directory(MemoryStore):
         self.closed: set[str] = set()
 
     def claim(
-        self, dn: str, expected: Mapping[str, str], changes: Attributes, additions: Attributes | None = None
+        self,
+        dn: str,
+        expected: Mapping[str, str],
+        changes: Attributes,
+        additions: Attributes | None = None,
+        provided: Filter = ANYTHING,
     ) -> Claim:
         if dn in self.closed:
             raise Refused(ReturnValue.CANNOT_CONNECT_TO_BACKEND, f"{dn}: no write access")
-        return super().claim(dn, expected, changes, additions)
+        return super().claim(dn, expected, changes, additions, provided)
 
 
 class Gate:

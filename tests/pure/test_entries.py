@@ -68,15 +68,20 @@ class MortalStore:
         return self._written(dn, lambda: self._store.add(dn, attributes))
 
     def claim(
-        self, dn: str, expected: Mapping[str, str], changes: Attributes, additions: Attributes | None = None
+        self,
+        dn: str,
+        expected: Mapping[str, str],
+        changes: Attributes,
+        additions: Attributes | None = None,
+        provided: Filter = ANYTHING,
     ) -> Claim:
-        return self._written(dn, lambda: self._store.claim(dn, expected, changes, additions))
+        return self._written(dn, lambda: self._store.claim(dn, expected, changes, additions, provided))
 
     def replace(self, dn: str, changes: Attributes) -> bool:
         return self._written(dn, lambda: self._store.replace(dn, changes))
 
-    def delete(self, dn: str) -> bool:
-        return self._written(dn, lambda: self._store.delete(dn))
+    def delete(self, dn: str, provided: Filter = ANYTHING) -> bool:
+        return self._written(dn, lambda: self._store.delete(dn, provided))
 
     def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
         return self._store.watch(base, matching, wake)
@@ -372,12 +377,12 @@ def test_a_leaf_that_is_asked_for_anew_is_not_removed(mode: str) -> None:
     inner = directory(LIVE, mode, vmkeepRestoreFrom="db")
 
     class Overtaken(MortalStore):
-        def read(self, dn: str, attributes: Sequence[str] = ()) -> Entry | None:
+        def delete(self, dn: str, provided: Filter = ANYTHING) -> bool:
             inner.claim(LEAF, {}, {Attribute.MODE: ("unretainSmallFiles",)})
-            return super().read(dn, attributes)
+            return super().delete(dn, provided)
 
     turn(Overtaken(inner))
-    assert leaf_in(inner).raw_mode == "unretainSmallFiles"
+    assert leaf_in(inner).raw_mode == "unretainSmallFiles", "at the last moment before the deletion"
 
 
 @pytest.mark.parametrize("mode", ["deleted", "finished", "restored"])

@@ -10,7 +10,7 @@ from vmkeep.contract.names import Attribute, escape_rdn
 from vmkeep.directory.claims import ClaimRequest
 from vmkeep.directory.equality import normal_dn, normal_value, rdn_values, same_values
 from vmkeep.directory.filters import attribute_name, escape_value, render
-from vmkeep.directory.memory import matches
+from vmkeep.directory.matching import matches
 from vmkeep.directory.port import AllOf, AnyOf, Claim, Entry, Equals, Present
 
 text = st.text(st.characters(exclude_categories=["Cs"]))

@@ -183,10 +183,11 @@ def test_a_rehearsal_writes_nothing_and_whoever_would_is_a_bug(catalogue: Catalo
 
 
 def test_a_schema_that_may_not_be_read_and_a_tree_that_is_missing_are_findings(catalogue: Catalogue) -> None:
-    reachable, schema, machines, plan, promises, *_ = check(catalogue, NOW)
+    reachable, schema, machines, plan, lease, promises, *_ = check(catalogue, NOW)
     assert (reachable.is_well, machines.is_well) == (True, True)
     assert not schema.is_well
     assert "cn=subschema cannot be read: let everybody read it" in schema.sentence
     assert not plan.is_well
     assert plan.sentence == f"{TREE.cluster_plan} is missing, or we may not read it: add it"
     assert promises.is_well
+    assert (lease.is_well, lease.sentence) == (True, f"{TREE.lease}: not yet there; `serve` adds it")

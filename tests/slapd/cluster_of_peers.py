@@ -176,6 +176,10 @@ class ClusterOfPeers:
         self.slapd.add("\n".join([*lines, ""]))
         return dn
 
+    def take_lease_away(self) -> None:
+        """From whoever has it, dead or alive: the next controller acts at once."""
+        self.slapd.modify(f"dn: {self.tree.lease}\nchangetype: modify\nreplace: vmkeepLeaseHolder\n")
+
     def leaves(self, machine: str) -> list[dict[str, list[str]]]:
         """A machine's leaves, oldest first."""
         found = self.slapd.search(self.tree.machine(machine), "(objectClass=sstProvisioning)")
@@ -211,8 +215,9 @@ class ClusterOfPeers:
         return Peer(self.settings_of(self.slapd.identities[node]), node, play or Script())
 
     def settings_file(self, name: str = "controller", **values: object) -> Path:
-        """A settings file for a program, with further keys at its top."""
+        """A settings file for a program, with further keys at its top; nobody waits long for a dead controller."""
         identity = self.slapd.identities[name]
+        values = {"lease_seconds": 2, **values} if name == "controller" else values
         path = self.folder / f"{name}-{len(list(self.folder.iterdir()))}.toml"
         top = "".join(f"{key} = {value!r}\n" for key, value in values.items())
         path.write_text(

@@ -37,6 +37,8 @@ TARGETS = {
     "pool": f"sstVirtualMachinePool=pool-01,{TREE.pools}",
     "poolplan": TREE.pool_plan("pool-01"),
     "clusterplan": TREE.cluster_plan,
+    "configuration": TREE.configuration,
+    "lease": TREE.lease,
     "nodes": TREE.nodes,
     "node": NODE,
     "controller": f"cn=controller,ou=administration,{TREE.suffix}",
@@ -122,7 +124,7 @@ def _entries_of_the_tree() -> Iterator[str]:
     yield f"dn: {TARGETS['aside']}\nobjectClass: organizationalUnit\nou: aside\n"
     work = "objectClass: organizationalUnit\nobjectClass: sstProvisioning\nsstProvisioningExecutionDate: 0\n"
     work += "sstProvisioningMode: snapshot\nsstProvisioningState: 0\nsstProvisioningReturnValue: 0\n"
-    yield f"dn: {LEAF}\n{work}objectClass: vmkeepLeaf\nvmkeepMessage: text\nvmkeepAttempts: 2\n" + (
+    yield f"dn: {LEAF}\n{work}objectClass: vmkeepLeaf\nvmkeepMessage: text\nvmkeepAttempts: 2\nvmkeepEpoch: 1\n" + (
         "vmkeepEntryBefore: dn: x\nvmkeepRestoreDisk: vda\n"
     )
     yield f"dn: {TARGETS['vmkeepleaf']}\n{work}objectClass: vmkeepLeaf\n"

@@ -44,6 +44,8 @@ read    controller   userPassword                               yes    -        
 read    services     ou                                         yes    yes      -      -      -        -
 read    suffix       objectClass                                yes    yes      yes    yes    -        -
 read    suffix       o                                          yes    yes      -      -      -        -
+read    lease        cn                                         yes    yes      -      -      -        -
+read    leaf         vmkeepEpoch                                yes    yes      yes    -      -        -
 compare leaf         sstProvisioningMode=snapshot               yes    yes      yes    -      -        -
 compare leaf         sstProvisioningState=0                     yes    yes      yes    -      -        -
 compare leaf         objectClass=vmkeepLeaf                     yes    yes      yes    -      -        -
@@ -80,6 +82,9 @@ set     leaf         vmkeepKeepOld=TRUE                         yes    yes      
 set     leaf         vmkeepDeleteLast=TRUE                      yes    yes      -      -      -        -
 set     leaf         vmkeepHold=the_audit                       yes    yes      -      -      -        -
 set     leaf         vmkeepPruned=text                          yes    yes      -      -      -        -
+set     leaf         vmkeepEpoch=9                              yes    yes      -      -      -        -
+set     lease        vmkeepLeaseHolder=me                       yes    yes      -      -      -        -
+set     lease        vmkeepEpoch=9                              yes    yes      -      -      -        -
 set     leaf         sstRestoreVMWithoutState=TRUE              yes    yes      -      -      -        -
 set     leaf         vmkeepAttempts=1                           yes    yes      -      -      -        -
 set     leaf         description=text                           yes    yes      -      -      -        -
@@ -130,6 +135,7 @@ add     plan         ou=other                                   yes    -        
 add     devices      ou=backup                                  yes    -        -      -      -        -
 add     leaf         ou=20260102T030000Z                        yes    -        -      -      -        -
 add     machines     ou=backup                                  yes    -        -      -      -        -
+add     configuration ou=other                                  yes    -        -      -      -        -
 add     nodes        ou=other                                   yes    -        -      -      -        -
 add     poolplan     ou=20260102T030000Z                        yes    -        -      -      -        -
 delete  leaf         -                                          yes    yes      -      -      -        -
@@ -138,6 +144,8 @@ delete  emptydevices -                                          yes    yes      
 delete  aside        -                                          yes    -        -      -      -        -
 delete  emptyplan    -                                          yes    -        -      -      -        -
 delete  bare         -                                          yes    -        -      -      -        -
+delete  lease        -                                          yes    -        -      -      -        -
+rename  lease        cn=elsewhere                               yes    -        -      -      -        -
 rename  leaf         ou=20260103T030000Z                        yes    yes      -      -      -        -
 rename  plan         ou=elsewhere                               yes    -        -      -      -        -
 rename  machine      sstVirtualMachine=renamed                  yes    -        -      -      -        -
@@ -364,6 +372,16 @@ def test_the_size_limit_cuts_none_of_them_off(directory: Directory, identity: st
     assert len(found) > 2
 
 
+@pytest.mark.parametrize("identity", IDENTITIES)
+def test_the_controller_adds_the_lease_where_it_is_missing(directory: Directory, identity: str) -> None:
+    lease = {"objectClass": ["vmkeepLease"], "cn": ["lease"]}
+    directory.root.delete(TREE.lease)
+
+    was_added = directory.attempt(identity, lambda client: bool(client.add(TREE.lease, attributes=lease)[0]))
+
+    assert was_added is (identity in ("admin", "controller"))
+
+
 NOT_THE_NODES = {
     *(Attribute.ATTEMPTS, Attribute.ENTRY_BEFORE),  # the controller's
     # what an admin wishes for
@@ -377,6 +395,8 @@ NOT_THE_NODES = {
     *(Attribute.GROUP_SPREAD, Attribute.GROUP_CONSISTENCY),  # the controller's
     Attribute.PROMISE,
     *(Attribute.KEEP, Attribute.HOLD, Attribute.PRUNED),
+    # which controller acts
+    *(Attribute.EPOCH, Attribute.LEASE_HOLDER, Attribute.LEASE_VERSION, Attribute.LEASE_SINCE, Attribute.LEASE_SECONDS),
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.slapd import SlapdOptions
+from lab.slapd import REPOSITORY, SlapdOptions
 from tests.conftest import SlapdFactory
 from tests.slapd.cluster_of_peers import ClusterOfPeers
 
@@ -49,7 +49,10 @@ def test_check_tells_what_is_well_and_what_is_missing(
     access = folder / "access.ldif"
     rule = "to * by anonymous auth by * read"
     access.write_text(f"dn: olcDatabase={{1}}mdb,cn=config\nchangetype: modify\nadd: olcAccess\nolcAccess: {rule}\n")
-    options = SlapdOptions(schemas=SlapdOptions().schemas[:1], configuration=(access,), synchronous=False)
+    tree = folder / "base.ldif"
+    entries = (REPOSITORY / "ldif/base.ldif").read_text().split("\n\n")
+    tree.write_text("\n\n".join(entry for entry in entries if "vmkeepLease" not in entry))
+    options = SlapdOptions(schemas=SlapdOptions().schemas[:1], tree=tree, configuration=(access,), synchronous=False)
     bare = ClusterOfPeers(slapd_factory(options), folder)
     ended = bare.run("--settings", str(bare.settings_file()), "check")
     assert ended.code == 1, ended

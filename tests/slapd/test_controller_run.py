@@ -328,4 +328,6 @@ def test_serve_as_a_daemon_keeps_a_pidfile_logs_to_a_file_and_ends_on_sigterm(
     os.kill(int(pidfile.read_text()), signal.SIGTERM)
     cluster.wait_for("the daemon has ended", lambda: not pidfile.exists())
     said = [json.loads(line)["event"] for line in log.read_text().splitlines()]
-    assert said[-2:] == ["web: 20260101T000000Z retained → finished", "stopped"]
+    finished, given_back, stopped = said[-3:]
+    assert (finished, stopped) == ("web: 20260101T000000Z retained → finished", "stopped")
+    assert given_back.startswith("gave the lease back, epoch ")

@@ -60,17 +60,21 @@ def test_a_controller_that_is_killed_around_its_first_writes_starts_no_slot_twic
 ) -> None:
     add_planned(cluster, ["a", "b"], slot)
     settings = str(cluster.settings_file())
-    for when, leaves in (("before", 0), ("after", 1), ("before", 1), ("after", 2)):
+    for when in ("before", "after", "before", "after", "after", "after"):
         command = [sys.executable, "-m", "tests.faults.killed_controller", when, "--settings", settings, "serve"]
         died = subprocess.run(command, stderr=subprocess.DEVNULL, timeout=LIMIT)
         assert died.returncode == -signal.SIGKILL
-        assert len(cluster.leaves("a")) + len(cluster.leaves("b")) == leaves
+        assert {*names_of_leaves(cluster, "a"), *names_of_leaves(cluster, "b")} <= {to_timestamp(slot)}
     with cluster.peer():
         serving = cluster.start("--settings", settings, "serve")
         cluster.wait_for("both are finished", lambda: is_finished(cluster, ["a", "b"]))
         serving.send_signal(signal.SIGTERM)
         cluster.ended(serving)
-    assert cluster.transcript("a") == cluster.transcript("b") == TWELVE_STEPS
+    for name in ("a", "b"):
+        # One that was only added, by a controller two tenures ago, may be taken away and added again.
+        steps = [line for line in cluster.transcript(name) if line != TWELVE_STEPS[0]]
+        assert steps == TWELVE_STEPS[1:]
+        assert names_of_leaves(cluster, name) == [to_timestamp(slot)]
 
 
 def test_two_controllers_that_serve_start_what_is_due_once_under_the_planned_time_and_nothing_else(
@@ -93,7 +97,7 @@ def test_two_controllers_that_serve_start_what_is_due_once_under_the_planned_tim
     assert cluster.leaves("unplanned") == []
     said = [line for one in ended for line in one.err.splitlines()]
     assert len([line for line in said if f"{to_timestamp(slot)} is due" in line]) == len(names)
-    assert len([line for line in said if "8 machines have a schedule, 1 not active" in line]) == 2
+    assert len([line for line in said if "8 machines have a schedule, 1 not active" in line]) == 1, "one stands by"
 
 
 def test_a_clock_that_was_an_hour_ahead_and_is_set_right_starts_nothing_again(cluster: ClusterOfPeers) -> None:

@@ -15,7 +15,7 @@ from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.names import Attribute
 from vmkeep.directory import open_store
 from vmkeep.directory.errors import Full, Unreachable, Unwilling
-from vmkeep.directory.port import Claim, Store
+from vmkeep.directory.port import AtLeast, Claim, Equals, Not, Store
 
 LEAF = f"ou=leaf,{SUFFIX}"
 
@@ -215,6 +215,21 @@ def test_an_added_entry_whose_answer_was_lost_is_known_to_be_ours(
     setattr(wire, lost, [DELETE])
     assert distant.delete(LEAF)
     assert not distant.delete(LEAF)
+
+
+@pytest.mark.parametrize("lost", ["lose_answer_to", "lose_request"])
+def test_what_an_entry_did_not_meet_is_not_taken_for_done_after_a_lost_answer(
+    distant: Store, wire: UnreliableWire, leaf: str, lost: str
+) -> None:
+    unmet, met = Equals(Attribute.MODE, "merge"), Not(AtLeast(Attribute.EPOCH, 1))
+    setattr(wire, lost, [MODIFY])
+    assert distant.claim(leaf, {}, {Attribute.RETURN_VALUE: ("7",)}, provided=unmet) is Claim.LOST
+    setattr(wire, lost, [MODIFY])
+    assert distant.claim(leaf, {}, {Attribute.RETURN_VALUE: ("7",)}, provided=met) is Claim.WON
+    setattr(wire, lost, [DELETE])
+    assert not distant.delete(leaf, unmet)
+    setattr(wire, lost, [DELETE])
+    assert distant.delete(leaf, met)
 
 
 def test_an_entry_of_another_is_not_taken_for_ours_after_a_lost_answer(

@@ -89,12 +89,15 @@ def test_our_own_classes_demand_nothing_and_allow_every_attribute_of_ours() -> N
     own = {_name(text): text for text in _all("class") if "vmkeep" in _name(text)}
     allowed = {name: set(_found(r" MAY \( (.*?) \)", text).split(" $ ")) for name, text in own.items()}
 
-    assert all(" AUXILIARY " in text and " MUST " not in text for text in own.values())
-    assert set(allowed) == {"vmkeepLeaf", "vmkeepPlan"}
+    beside = [text for name, text in own.items() if name != "vmkeepLease"]  # which is an entry of its own
+    assert all(" AUXILIARY " in text and " MUST " not in text for text in beside)
+    assert set(allowed) == {"vmkeepLeaf", "vmkeepPlan", "vmkeepLease"}
     ours = {name for name in Attribute if name.startswith("vmkeep")}
-    assert set.union(*allowed.values()) == ours | {Attribute.RESTORE_WITHOUT_STATE}, "a leaf may say how it is restored"
     both = {Attribute.METHOD, Attribute.GROUP}
     assert allowed["vmkeepLeaf"] & allowed["vmkeepPlan"] == both, "wished in the plan, used on the leaf"
+    borrowed = {Attribute.RESTORE_WITHOUT_STATE, "description"}
+    assert set.union(*allowed.values()) == ours | borrowed, "a leaf may say how it is restored"
+    assert allowed["vmkeepLeaf"] & allowed["vmkeepLease"] == {Attribute.EPOCH}, "so that late writes are refused"
 
 
 def test_slapd_reads_the_conf_form(tmp_path: Path) -> None:

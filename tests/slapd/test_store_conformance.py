@@ -17,7 +17,19 @@ from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.names import Attribute, escape_rdn
 from vmkeep.directory import open_store
 from vmkeep.directory.memory import MemoryStore
-from vmkeep.directory.port import ANYTHING, AllOf, AnyOf, Claim, Equals, Filter, Present, Scope, Store
+from vmkeep.directory.port import (
+    ANYTHING,
+    AllOf,
+    AnyOf,
+    AtLeast,
+    Claim,
+    Equals,
+    Filter,
+    Not,
+    Present,
+    Scope,
+    Store,
+)
 from vmkeep.directory.settings import DirectorySettings
 
 PAGE = 7
@@ -376,6 +388,61 @@ def test_expecting_an_attribute_without_an_equality_rule_is_refused(store: Store
     store.add(plan, {"objectClass": classes, "ou": ("backup",), Attribute.EXCLUDE: ("TRUE",)})
     with pytest.raises(Refused, match=plan):
         store.claim(plan, {Attribute.EXCLUDE: "TRUE"}, {Attribute.EXCLUDE: ("FALSE",)})
+
+
+def _marked(store: Store, above: str, epoch: int) -> str:
+    dn = _leaf(store, above, name=f"20260101T0000{epoch:02}Z")
+    assert store.claim(dn, {}, {Attribute.EPOCH: (str(epoch),)}, {"objectClass": ("vmkeepLeaf",)}) is Claim.WON
+    return dn
+
+
+def test_numbers_are_compared_as_numbers_and_what_has_none_is_not_at_least_any(store: Store, base: str) -> None:
+    nine, ten = _marked(store, base, 9), _marked(store, base, 10)
+    bare = _leaf(store, base)
+    assert _names(store, base, AtLeast(Attribute.EPOCH, 10)) == {ten}
+    assert _names(store, base, AtLeast(Attribute.EPOCH, -1)) == {nine, ten}
+    assert _names(store, base, AllOf((Present(Attribute.MODE), Not(AtLeast(Attribute.EPOCH, 10))))) == {nine, bare}
+    assert _names(store, base, Not(Present(Attribute.MODE))) == {base}
+
+
+def test_a_claim_is_lost_where_the_entry_does_not_match_what_was_provided(store: Store, base: str) -> None:
+    dn = _marked(store, base, 7)
+    before = store.read(dn)
+    expected, changes = {Attribute.MODE: "snapshot"}, {Attribute.MODE: ("snapshotting",)}
+    additions = {"objectClass": ("vmkeepLeaf",)}
+    too_late = Not(AtLeast(Attribute.EPOCH, 7))
+    assert store.claim(dn, expected, changes, additions, provided=too_late) is Claim.LOST
+    assert store.claim(dn, {}, changes, provided=too_late) is Claim.LOST
+    assert store.read(dn) == before
+    in_time = Not(AtLeast(Attribute.EPOCH, 8))
+    assert store.claim(dn, expected, changes, additions, provided=in_time) is Claim.WON
+    assert store.claim(f"ou=gone,{base}", {}, changes, provided=in_time) is Claim.LOST
+
+
+def test_what_lacks_the_attribute_is_of_no_later_epoch(store: Store, base: str) -> None:
+    dn = _leaf(store, base)
+    provided = Not(AtLeast(Attribute.EPOCH, 1))
+    marked = {Attribute.EPOCH: ("1",)}, {"objectClass": ("vmkeepLeaf",)}
+    assert store.claim(dn, {Attribute.STATE: "0"}, *marked, provided=provided) is Claim.WON
+    assert store.claim(dn, {Attribute.STATE: "0"}, *marked, provided=provided) is Claim.LOST
+
+
+def test_an_entry_that_does_not_match_what_was_provided_is_not_deleted(store: Store, base: str) -> None:
+    dn = _marked(store, base, 7)
+    assert not store.delete(dn, Not(AtLeast(Attribute.EPOCH, 7)))
+    assert not store.delete(dn, AllOf((Equals(Attribute.MODE, "merge"), Not(AtLeast(Attribute.EPOCH, 8)))))
+    assert store.read(dn) is not None
+    assert store.delete(dn, AllOf((Equals(Attribute.MODE, "SNAPSHOT"), Not(AtLeast(Attribute.EPOCH, 8)))))
+    assert store.read(dn) is None
+    assert not store.delete(dn, Not(AtLeast(Attribute.EPOCH, 8)))
+
+
+@pytest.mark.parametrize("value", ["a)(ou=*", "\\2a", "*", "ä", "(!(x=y))"])
+def test_what_is_provided_may_hold_any_value(store: Store, base: str, value: str) -> None:
+    dn = f"ou=odd,{base}"
+    store.add(dn, {"objectClass": ("organizationalUnit",), "ou": ("odd",), "description": (value,)})
+    assert store.claim(dn, {}, {"description": (value,)}, provided=Equals("description", f"{value}x")) is Claim.LOST
+    assert store.claim(dn, {}, {"description": (value,)}, provided=Equals("description", value)) is Claim.WON
 
 
 def test_of_eight_who_claim_at_once_exactly_one_wins(store: Store, base: str) -> None:

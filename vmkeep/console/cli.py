@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import typer
 from rich.console import Console
 
+from vmkeep.console.cli_controllers import controllers_command
 from vmkeep.console.cli_plan import plan_command
 from vmkeep.console.cli_prune import hold_command, prune_command, release_command
 from vmkeep.console.cli_restore import abort_command, delete_command, restore_command
@@ -54,6 +55,7 @@ def status(
 
 
 app.command("plan")(plan_command)
+app.command("controllers")(controllers_command)
 app.command("restore")(restore_command)
 app.command("abort")(abort_command)
 app.command("delete")(delete_command)

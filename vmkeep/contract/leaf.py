@@ -36,8 +36,8 @@ class Leaf:
     the value exactly as it stands. `conflicts` is JSON; `entry` and `entry_before` are LDIF, of the machine's entry as
     it is to be and as it was before a restore. `instant` is that of its snapshot, by its node's clock; `group…` is
     what the controller says of the machines it was to be saved with. `node` is at work on it, `set_node` laid its set
-    into retain. `hold` is somebody's word that it stays (`retention.read_hold`),
-    `pruned` why the plan lets it go.
+    into retain. `hold` is somebody's word that it stays (`retention.read_hold`), `pruned` why the plan lets it go.
+    `epoch` is that of the controller that wrote it last.
     """
 
     dn: str
@@ -70,6 +70,7 @@ class Leaf:
     group: str = ""
     group_spread: str = ""
     group_consistency: str = ""
+    epoch: int | None = None
 
     @property
     def mode(self) -> Mode | None:

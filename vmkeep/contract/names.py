@@ -89,6 +89,11 @@ class Attribute(StrEnum):
     KEEP = "vmkeepKeep"
     HOLD = "vmkeepHold"
     PRUNED = "vmkeepPruned"
+    EPOCH = "vmkeepEpoch"
+    LEASE_HOLDER = "vmkeepLeaseHolder"
+    LEASE_VERSION = "vmkeepLeaseVersion"
+    LEASE_SINCE = "vmkeepLeaseSince"
+    LEASE_SECONDS = "vmkeepLeaseSeconds"
 
 
 class ObjectClass(StrEnum):
@@ -104,6 +109,7 @@ class ObjectClass(StrEnum):
     ORGANIZATIONAL_UNIT = "organizationalUnit"
     LEAF = "vmkeepLeaf"
     PLAN = "vmkeepPlan"
+    LEASE = "vmkeepLease"
 
 
 OIDS: dict[str, str] = {
@@ -141,8 +147,14 @@ OIDS: dict[str, str] = {
     Attribute.KEEP: f"{VMKEEP_ARC}.1.24",
     Attribute.HOLD: f"{VMKEEP_ARC}.1.25",
     Attribute.PRUNED: f"{VMKEEP_ARC}.1.26",
+    Attribute.EPOCH: f"{VMKEEP_ARC}.1.30",
+    Attribute.LEASE_HOLDER: f"{VMKEEP_ARC}.1.31",
+    Attribute.LEASE_VERSION: f"{VMKEEP_ARC}.1.32",
+    Attribute.LEASE_SINCE: f"{VMKEEP_ARC}.1.33",
+    Attribute.LEASE_SECONDS: f"{VMKEEP_ARC}.1.34",
     ObjectClass.LEAF: f"{VMKEEP_ARC}.2.1",
     ObjectClass.PLAN: f"{VMKEEP_ARC}.2.2",
+    ObjectClass.LEASE: f"{VMKEEP_ARC}.2.3",
 }
 _SST_NUMBERS = {
     16: Attribute.MODE,
@@ -222,9 +234,19 @@ class Tree:
         return f"ou=virtualization,ou=services,{self.suffix}"
 
     @property
+    def configuration(self) -> str:
+        """Parent of what holds for the whole cluster."""
+        return f"ou=configuration,{self.top}"
+
+    @property
     def cluster_plan(self) -> str:
         """The cluster-wide defaults of a backup plan."""
-        return f"ou=backup,ou=configuration,{self.top}"
+        return f"ou=backup,{self.configuration}"
+
+    @property
+    def lease(self) -> str:
+        """The entry that says which controller acts."""
+        return f"cn=lease,{self.configuration}"
 
     @property
     def machines(self) -> str:

@@ -4,7 +4,7 @@ The controller, the agent and the console read through this; a leaf's mode is wr
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vmkeep.contract.leaf import NOW, Leaf, Wishes
@@ -13,7 +13,7 @@ from vmkeep.contract.modes import TABLE, Circle, Mode
 from vmkeep.contract.names import Attribute, ObjectClass, Tree
 from vmkeep.contract.plan import Source
 from vmkeep.contract.timestamps import is_timestamp
-from vmkeep.directory.port import AllOf, AnyOf, Claim, Entry, Equals, Filter, Scope, Store
+from vmkeep.directory.port import ANYTHING, AllOf, AnyOf, AtLeast, Claim, Entry, Equals, Filter, Not, Scope, Store
 
 _LEAF_DN = re.compile(
     rf"ou=([^,\\]+),\s*ou=backup,\s*{Attribute.MACHINE}=((?:\\.|[^,\\])+),\s*ou=virtual machines,", re.IGNORECASE
@@ -40,12 +40,20 @@ class Report:
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-class Catalogue:
-    """The directory in the contract's words. Raises what the store raises."""
+def _no_epoch() -> None:
+    """Of agents and admins, who need no lease."""
 
-    def __init__(self, store: Store, tree: Tree) -> None:
+
+class Catalogue:
+    """The directory in the contract's words. Raises what the store raises.
+
+    What a controller with an `epoch` writes on a leaf carries it, and fails where a later one has written before.
+    """
+
+    def __init__(self, store: Store, tree: Tree, epoch: Callable[[], int | None] = _no_epoch) -> None:
         self.store = store
         self.tree = tree
+        self.epoch = epoch
 
     # machines
 
@@ -141,6 +149,7 @@ class Catalogue:
                 Attribute.STATE: (now,),
                 Attribute.RETURN_VALUE: ("0",),
                 Attribute.MESSAGE: (message,) if message else (),
+                **self._mark(),
             },
         )
 
@@ -154,11 +163,38 @@ class Catalogue:
         }
         if report.message is not None:
             changes[Attribute.MESSAGE] = (report.message,) if report.message else ()
-        return self.store.claim(leaf.dn, _as_read(leaf), changes, _class_if_missing(leaf, changes))
+        return self.note(leaf, changes)
 
     def note(self, leaf: Leaf, changes: Mapping[str, Sequence[str]]) -> Claim:
         """Write progress beside a mode that stays as it is; LOST when somebody moved the leaf meanwhile."""
-        return self.store.claim(leaf.dn, _as_read(leaf), changes, _class_if_missing(leaf, changes))
+        return self._written(leaf, _as_read(leaf), changes)
+
+    def mark(self, leaf: Leaf) -> Claim:
+        """Write our epoch on a leaf, wherever it stands by now; LOST where it is gone, or a later epoch's."""
+        return self._written(leaf, {}, {})
+
+    def remove(self, leaf: Leaf) -> bool:
+        """Delete a leaf that still stands as it was read; False where it does not, or a later epoch wrote on it."""
+        parts = (Equals(Attribute.MODE, leaf.raw_mode), Equals(Attribute.STATE, leaf.state), self._of_no_later_epoch())
+        return self.store.delete(leaf.dn, AllOf(parts))
+
+    def take_back(self, dn: str) -> bool:
+        """Delete a leaf that was only added; False where somebody has moved it on."""
+        return self.store.delete(dn, AllOf((Equals(Attribute.MODE, Mode.INITIALIZE), self._of_no_later_epoch())))
+
+    def _written(self, leaf: Leaf, expected: Mapping[str, str], changes: Mapping[str, Sequence[str]]) -> Claim:
+        marked = {**changes, **self._mark()}
+        return self.store.claim(
+            leaf.dn, expected, marked, _class_if_missing(leaf, marked), provided=self._of_no_later_epoch()
+        )
+
+    def _mark(self) -> dict[str, Sequence[str]]:
+        epoch = self.epoch()
+        return {} if epoch is None else {Attribute.EPOCH: (str(epoch),)}
+
+    def _of_no_later_epoch(self) -> Filter:
+        epoch = self.epoch()
+        return ANYTHING if epoch is None else Not(AtLeast(Attribute.EPOCH, epoch + 1))
 
 
 def _as_read(leaf: Leaf) -> dict[str, str]:
@@ -211,6 +247,7 @@ def leaf_of(entry: Entry) -> Leaf | None:
         group=entry.first(Attribute.GROUP) or "",
         group_spread=entry.first(Attribute.GROUP_SPREAD) or "",
         group_consistency=entry.first(Attribute.GROUP_CONSISTENCY) or "",
+        epoch=_number(entry, Attribute.EPOCH),
     )
 
 

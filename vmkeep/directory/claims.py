@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from vmkeep.directory.equality import normal_value, same_values
 from vmkeep.directory.filters import octets
-from vmkeep.directory.port import Attributes, Claim, Entry
+from vmkeep.directory.matching import meets
+from vmkeep.directory.port import ANYTHING, Attributes, Claim, Entry, Filter
 
 ADD, DELETE, REPLACE = "MODIFY_ADD", "MODIFY_DELETE", "MODIFY_REPLACE"
 
@@ -33,6 +34,7 @@ class ClaimRequest:
     expected: Mapping[str, str]
     changes: Attributes
     additions: Attributes = field(default_factory=dict)
+    provided: Filter = ANYTHING
 
     def modifications(self) -> Changes:
         """The modify, expected values first."""
@@ -49,17 +51,18 @@ class ClaimRequest:
         return request
 
     def outcome(self, entry: Entry | None) -> Claim | None:
-        """WON where the entry shows all of it, LOST where an expected value is gone, None where nothing happened."""
+        """WON where the entry shows all of it, LOST where it can no longer be won, None where nothing happened."""
         if entry is None:
             return Claim.LOST
         if shows(entry, self._afterwards()):
             return Claim.WON
-        return None if shows(entry, {name: (value,) for name, value in self.expected.items()}) else Claim.LOST
+        is_as_expected = shows(entry, {name: (value,) for name, value in self.expected.items()})
+        return None if is_as_expected and meets(entry, self.provided) else Claim.LOST
 
     def without_additions_in(self, entry: Entry) -> "ClaimRequest":
         """The same claim with only those additions the entry does not hold yet."""
         left = {name: _missing(name, values, entry) for name, values in self.additions.items()}
-        return ClaimRequest(self.expected, self.changes, left)
+        return ClaimRequest(self.expected, self.changes, left, self.provided)
 
     def _afterwards(self) -> Attributes:
         changed = {name.casefold() for name in self.changes}

@@ -25,6 +25,7 @@ UNAVAILABLE = 52
 UNWILLING_TO_PERFORM = 53
 ENTRY_ALREADY_EXISTS = 68
 OTHER = 80
+ASSERTION_FAILED = 122
 SYNC_REFRESH_REQUIRED = 4096
 
 # slapd's words when LMDB can write no more; it rarely says why.

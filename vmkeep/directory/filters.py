@@ -4,7 +4,7 @@ import re
 
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
-from vmkeep.directory.port import AllOf, AnyOf, Equals, Filter, Present
+from vmkeep.directory.port import AllOf, AnyOf, AtLeast, Equals, Filter, Not, Present
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*(?:;[A-Za-z0-9-]+)*|\d+(?:\.\d+)+")
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/")
@@ -39,8 +39,12 @@ def render(matching: Filter) -> str:
     match matching:
         case Equals(name, value):
             return f"({attribute_name(name)}={escape_value(value)})"
+        case AtLeast(name, number):
+            return f"({attribute_name(name)}>={int(number)})"
         case Present(name):
             return f"({attribute_name(name)}=*)"
+        case Not(part):
+            return f"(!{render(part)})"
         case AllOf(parts):
             return _joined("&", parts, _EVERYTHING)
         case AnyOf(parts):

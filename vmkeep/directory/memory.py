@@ -11,19 +11,8 @@ from vmkeep.contract.errors import Refused
 from vmkeep.directory.claims import shows
 from vmkeep.directory.equality import NormalDN, has_equality, normal_dn, normal_value, rdn_values
 from vmkeep.directory.errors import Unreachable
-from vmkeep.directory.port import (
-    ANYTHING,
-    AllOf,
-    AnyOf,
-    Attributes,
-    Claim,
-    Entry,
-    Equals,
-    Filter,
-    Present,
-    Scope,
-    Watcher,
-)
+from vmkeep.directory.matching import matches, meets
+from vmkeep.directory.port import ANYTHING, Attributes, Claim, Entry, Filter, Scope, Watcher
 
 
 class MemoryStore:
@@ -65,7 +54,12 @@ class MemoryStore:
             return True
 
     def claim(
-        self, dn: str, expected: Mapping[str, str], changes: Attributes, additions: Attributes | None = None
+        self,
+        dn: str,
+        expected: Mapping[str, str],
+        changes: Attributes,
+        additions: Attributes | None = None,
+        provided: Filter = ANYTHING,
     ) -> Claim:
         """See Store."""
         with self._answering():
@@ -74,7 +68,9 @@ class MemoryStore:
             unfit = next((name for name in expected if not has_equality(name)), None)
             if unfit:
                 raise Refused(ReturnValue.CANNOT_CONNECT_TO_BACKEND, f"{dn}: {unfit} has no equality rule to expect by")
-            if entry is None or not shows(entry, {name: (value,) for name, value in expected.items()}):
+            if entry is None or not meets(entry, provided):
+                return Claim.LOST
+            if not shows(entry, {name: (value,) for name, value in expected.items()}):
                 return Claim.LOST
             self._put(key, _with_more(_changed(entry, changes), additions or {}))
             return Claim.WON
@@ -89,12 +85,12 @@ class MemoryStore:
             self._put(key, _changed(entry, changes))
             return True
 
-    def delete(self, dn: str) -> bool:
+    def delete(self, dn: str, provided: Filter = ANYTHING) -> bool:
         """See Store."""
         with self._answering():
             key = normal_dn(dn)
             entry = self._entries.get(key)
-            if entry is None:
+            if entry is None or not meets(entry, provided):
                 return False
             if any(_is_within(other, key, Scope.CHILDREN) for other in self._entries):
                 raise Refused(ReturnValue.CANNOT_CONNECT_TO_BACKEND, f"{dn}: there are entries below it")
@@ -188,20 +184,6 @@ class MemoryWatcher:
             self._noticed.clear()
             if not self._closing:
                 self._wake()
-
-
-def matches(entry: Entry, matching: Filter) -> bool:
-    """Whether a filter takes an entry, by the directory's rules."""
-    match matching:
-        case Equals(name, value):
-            wanted = normal_value(name, value)
-            return has_equality(name) and wanted in (normal_value(name, held) for held in entry.all(name))
-        case Present(name):
-            return bool(entry.all(name))
-        case AllOf(parts):
-            return all(matches(entry, part) for part in parts)
-        case AnyOf(parts):
-            return any(matches(entry, part) for part in parts)
 
 
 def _is_within(dn: NormalDN, base: NormalDN, scope: Scope) -> bool:

@@ -15,11 +15,13 @@ from vmkeep.directory.claims import REPLACE, ClaimRequest, encoded, shows
 from vmkeep.directory.connection import Connection, Pool
 from vmkeep.directory.errors import Answer, AnswerLost, Unreachable, error_of, is_success
 from vmkeep.directory.filters import render
+from vmkeep.directory.matching import meets
 from vmkeep.directory.port import ANYTHING, Attributes, Claim, Entry, Filter, Scope, Watcher
 from vmkeep.directory.settings import DirectorySettings
 from vmkeep.directory.watch import DirectoryWatcher
 
 Result = TypeVar("Result")
+_LOSES = (errors.NO_SUCH_ATTRIBUTE, errors.NO_SUCH_OBJECT, errors.ASSERTION_FAILED)
 
 
 class OpenLdapStore:
@@ -69,10 +71,15 @@ class OpenLdapStore:
         return self._write(dn, send, lambda entry: None if entry is None else shows(entry, attributes), yes=True)
 
     def claim(
-        self, dn: str, expected: Mapping[str, str], changes: Attributes, additions: Attributes | None = None
+        self,
+        dn: str,
+        expected: Mapping[str, str],
+        changes: Attributes,
+        additions: Attributes | None = None,
+        provided: Filter = ANYTHING,
     ) -> Claim:
         """See Store."""
-        request = ClaimRequest(expected, changes, additions or {})
+        request = ClaimRequest(expected, changes, additions or {}, provided)
         return self._write(
             dn, lambda connection: self._claimed(connection, dn, request), request.outcome, yes=Claim.WON
         )
@@ -89,13 +96,19 @@ class OpenLdapStore:
 
         return self._write(dn, send, look, yes=True)
 
-    def delete(self, dn: str) -> bool:
+    def delete(self, dn: str, provided: Filter = ANYTHING) -> bool:
         """See Store."""
 
         def send(connection: Connection) -> bool:
-            return self._done(connection.delete(dn), dn, no=errors.NO_SUCH_OBJECT)
+            answer = connection.delete(dn, _assertion(provided))
+            return answer["result"] != errors.ASSERTION_FAILED and self._done(answer, dn, no=errors.NO_SUCH_OBJECT)
 
-        return self._write(dn, send, lambda entry: True if entry is None else None, yes=True)
+        def look(entry: Entry | None) -> bool | None:
+            if entry is None:
+                return True
+            return None if meets(entry, provided) else False
+
+        return self._write(dn, send, look, yes=True)
 
     def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
         """See Store. Returns at once; the first wake-up comes when everything there is has been seen."""
@@ -106,10 +119,10 @@ class OpenLdapStore:
         self._pool.close()
 
     def _claimed(self, connection: Connection, dn: str, request: ClaimRequest) -> Claim:
-        answer = connection.modify(dn, request.modifications())
+        answer = connection.modify(dn, request.modifications(), _assertion(request.provided))
         if answer["result"] == errors.ATTRIBUTE_OR_VALUE_EXISTS and any(request.additions.values()):
             return self._claimed_with_less(connection, dn, request, answer)
-        if answer["result"] in (errors.NO_SUCH_ATTRIBUTE, errors.NO_SUCH_OBJECT):
+        if answer["result"] in _LOSES:
             return Claim.LOST
         self._check(answer, dn)
         return Claim.WON
@@ -169,3 +182,8 @@ class OpenLdapStore:
     def _check(self, answer: Answer, dn: str) -> None:
         if not is_success(answer):
             raise error_of(answer, f"the directory {self._settings.uri} on {dn}")
+
+
+def _assertion(provided: Filter) -> str | None:
+    """The filter of the assertion control (RFC 4528); None where anything is good enough."""
+    return None if provided == ANYTHING else render(provided)

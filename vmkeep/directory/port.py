@@ -52,6 +52,21 @@ class Present:
 
 
 @dataclass(frozen=True)
+class AtLeast:
+    """The attribute holds this number or a greater one; only for attributes with an ordering rule."""
+
+    name: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Not:
+    """The part does not match. An attribute the directory's schema does not know is neither matched nor not."""
+
+    part: Filter
+
+
+@dataclass(frozen=True)
 class AllOf:
     """Every one of the parts matches."""
 
@@ -65,7 +80,7 @@ class AnyOf:
     parts: tuple[Filter, ...]
 
 
-Filter: TypeAlias = Equals | Present | AllOf | AnyOf
+Filter: TypeAlias = Equals | AtLeast | Present | Not | AllOf | AnyOf
 
 ANYTHING = Present("objectClass")
 
@@ -122,22 +137,27 @@ class Store(Protocol):
         """Add an entry; False where one of that name exists. After a lost answer the entry is read again first."""
 
     def claim(
-        self, dn: str, expected: Mapping[str, str], changes: Attributes, additions: Attributes | None = None
+        self,
+        dn: str,
+        expected: Mapping[str, str],
+        changes: Attributes,
+        additions: Attributes | None = None,
+        provided: Filter = ANYTHING,
     ) -> Claim:
-        """One modify that holds only if every expected value is still there.
+        """One modify that holds only if every expected value is still there and the entry matches `provided`.
 
         `expected` names single-valued attributes with an equality rule, and the value each must have now. `changes`
         replaces attributes (an empty sequence removes one); an expected attribute that is not changed keeps its value.
         `additions` adds values beside those present, and passes over those that are there already. Nothing is written
-        when LOST (a value differs, or the entry is gone). After a lost answer the entry is read again, and the claim
-        counts as won when it shows every changed value.
+        when LOST (a value differs, the entry does not match, or is gone). After a lost answer the entry is read again,
+        and the claim counts as won when it shows every changed value.
         """
 
     def replace(self, dn: str, changes: Attributes) -> bool:
         """Replace attributes without a condition: admin edits, never a leaf's mode. False where the entry is gone."""
 
-    def delete(self, dn: str) -> bool:
-        """Delete one entry without children; False where there is none."""
+    def delete(self, dn: str, provided: Filter = ANYTHING) -> bool:
+        """Delete one entry without children; False where there is none, or none that matches `provided`."""
 
     def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
         """Call `wake` whenever a matching entry may have changed, entered or left, and after each (re)connect.

@@ -48,6 +48,12 @@ def _node_name(name: str) -> str:
     return name
 
 
+def _holder_name(name: str) -> str:
+    if not name.isascii() or not name.isprintable() or not name.strip() or ":" in name:
+        raise ValueError("a short name of plain letters is needed, without ':', such as the host's")
+    return name
+
+
 def _host_and_port(address: str) -> str:
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
@@ -127,6 +133,14 @@ class ControllerSettings(Section):
         default=30, description="a fresh look at everything at least this often, whatever the watch noticed"
     )
     budgets: BudgetsSettings = Field(default=BudgetsSettings(), description="how much at once")
+    lease_seconds: PositiveFloat = Field(
+        default=30,
+        description="of several controllers that serve one acts; after its death the others wait a quarter longer "
+        "than this",
+    )
+    holder_name: Annotated[str, AfterValidator(_holder_name)] | None = Field(
+        default=None, description="how this controller is called in the lease; when not set: the host's name"
+    )
     logs: LogSettings = Field(default=LogSettings(), description="the log")
     metrics: MetricsSettings = Field(default=MetricsSettings(), description="counters")
 
