@@ -6,6 +6,7 @@ In each run every pair of these meets; `--all-methods` tries all combinations.
 import itertools
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.cluster.conftest import end
 from tests.cluster.plain import Plain, files_below
 from tests.cluster.test_restore import assert_cleared, definition, power, same_content
 from tests.conftest import ClusterFactory
+from vmkeep.contract.grouping import from_instant
 
 DIMENSIONS = (
     ("ext4", "xfs"),
@@ -108,6 +110,7 @@ def test_a_machine_is_backed_up_and_restored(combination: Combination, lab_at: L
     if counts:
         lab_at.wait_for_count(machine.name, 30)
     before, described, qemu = power(machine), definition(machine), machine.node.qemu(machine.name)
+    begun = datetime.now(UTC)
     originals = [] if counts else [Path(shutil.copy(disk, tmp_path / disk.name)) for disk in machine.disks]
 
     leaf = plain.back_up(machine.name)
@@ -119,6 +122,9 @@ def test_a_machine_is_backed_up_and_restored(combination: Combination, lab_at: L
     assert plain.leaf(machine.name, leaf)["vmkeepMethod"] == [used]
     worth = "off" if state == "off" else "crash" if method == "disk" else "state"
     assert plain.leaf(machine.name, leaf)["vmkeepConsistency"] == [worth]
+    instant = from_instant(plain.leaf(machine.name, leaf)["vmkeepInstant"][0])
+    assert instant is not None
+    assert begun < instant < datetime.now(UTC)
     if used != "save":
         assert machine.node.qemu(machine.name) == qemu, "it never stopped"
     folder = sets.directory_of(machine, leaf)
