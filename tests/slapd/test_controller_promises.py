@@ -46,12 +46,16 @@ def test_a_leaf_that_fails_for_good_is_tried_within_bounds_and_then_the_next_slo
     cluster.add_machines(["web"])
     cluster.add_leaf("web", old, "retaining", old, sstProvisioningReturnValue="7", vmkeepMessage="no room")
     plan(cluster, "web", slot.minute, slot.hour)
-    settings = cluster.settings_file(attempts=2, back_off_seconds=1)
+    serve = ("--settings", str(cluster.settings_file(attempts=2, back_off_seconds=1)), "serve")
+    said = ""
     with cluster.peer(Script(failures={"web": [(Mode.RETAIN, 7), (Mode.RETAIN, 7)]})):
-        serving = cluster.start("--settings", str(settings), "serve")
-        cluster.wait_for("the slot to be finished", lambda: cluster.modes("web")[1:] == ["finished"], 60)
-        serving.send_signal(signal.SIGTERM)
-        said = cluster.ended(serving).err
+        # The schedule is looked at when a controller starts, and then once a minute.
+        for goal in (["retaining"], ["retaining", "finished"]):
+            serving = cluster.start(*serve)
+            cluster.wait_for(f"its leaves to be {goal}", lambda goal=goal: stand_at(cluster, goal))
+            serving.send_signal(signal.SIGTERM)
+            said += cluster.ended(serving).err
+    assert f"web: {to_timestamp(slot)} is due and waits: the leaf {old} was in flight" in said
     first, second = cluster.leaves("web")
     assert (first["vmkeepAttempts"], first["sstProvisioningReturnValue"]) == (["2"], ["7"])
     assert second["ou"] == [to_timestamp(slot)]
@@ -59,6 +63,13 @@ def test_a_leaf_that_fails_for_good_is_tried_within_bounds_and_then_the_next_slo
     written = cluster.transcript("web")
     added = written.index("controller initialize now 0", 1)
     assert written[:added].count("controller retain 0 0") == 2, "as often as it is bounded, and before the next begins"
+
+
+def stand_at(cluster: ClusterOfPeers, modes: list[str]) -> bool:
+    """Whether the leaves are these, and the first has failed for good."""
+    leaves = cluster.leaves("web")
+    is_over = leaves[0]["sstProvisioningReturnValue"] == ["7"] and leaves[0].get("vmkeepAttempts") == ["2"]
+    return is_over and [leaf["sstProvisioningMode"][0] for leaf in leaves] == modes
 
 
 @pytest.fixture
