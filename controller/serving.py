@@ -64,6 +64,7 @@ class Serving:
         self._epoch = Gauge("vmkeep_controller_epoch", "Epoch of its last tenure", registry=metrics.registry)
         self._turn: Turn | None = None
         self._begun = 0  # the epoch that `_turn` is of
+        self._acts = False
         self._said = ""
 
     def turn(self) -> float:
@@ -90,18 +91,17 @@ class Serving:
             self._log.warning(f"the lease could not be given back, the others wait until it runs out: {why}")
 
     def _act(self) -> float | None:
-        if self._turn is None or self._begun != self._lease.epoch:
-            self._turn = self._begin_tenure(self._lease.epoch)
-        return self._turn()
-
-    def _begin_tenure(self, epoch: int) -> Turn:
-        self._epoch.set(epoch)
+        epoch, marked = self._lease.epoch, 0
         # Where the time only ran out and nobody came, all was marked before; what is unmarked now came too late.
-        marked = mark_all(self._catalogue, epoch, self._log) if self._begun != epoch else 0
-        self._begun, self._said = epoch, ""
-        self._log.info(f"acts: has the lease, epoch {epoch}", marked=marked)
-        self._tell(f"at work: has the lease, epoch {epoch}")
-        return self._begin()
+        if self._turn is None or self._begun != epoch:
+            self._epoch.set(epoch)
+            marked = mark_all(self._catalogue, epoch, self._log)
+            self._turn, self._begun = self._begin(), epoch
+        if not self._acts:
+            self._acts, self._said = True, ""
+            self._log.info(f"acts: has the lease, epoch {epoch}", marked=marked)
+            self._tell(f"at work: has the lease, epoch {epoch}")
+        return self._turn()
 
     def _stand_by(self) -> float:
         self._end_tenure("the lease has gone to another controller")
@@ -114,9 +114,9 @@ class Serving:
         return self._lease.next_look
 
     def _end_tenure(self, why: str) -> None:
-        if self._turn is not None:
+        if self._acts:
             self._log.warning(f"acts no more: {why}", epoch=self._begun)
-        self._turn = None
+        self._acts = False
 
 
 def mark_all(catalogue: Catalogue, epoch: int, log: FilteringBoundLogger) -> int:

@@ -32,8 +32,8 @@ def _boot_folder(node: Node) -> Path:
 
 
 def write_controller_settings(folder: Path, slapd: Slapd) -> Path:
-    """Settings of the controller; it is often killed, and the next must not wait for long."""
-    lines = [_line("timezone", "UTC"), _line("lease_seconds", 2), _directory(slapd, slapd.identities["controller"])]
+    """Settings of the controller; where it is killed, the next must not wait for long."""
+    lines = [_line("timezone", "UTC"), _line("lease_seconds", 5), _directory(slapd, slapd.identities["controller"])]
     return _write(folder / "controller.toml", lines)
 
 

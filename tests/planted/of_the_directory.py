@@ -176,8 +176,8 @@ BUGS = (
         (
             Edit(
                 "controller/serving.py",
-                "        marked = mark_all(self._catalogue, epoch, self._log) if self._begun != epoch else 0",
-                "        marked = 0",
+                "            marked = mark_all(self._catalogue, epoch, self._log)\n",
+                "",
             ),
         ),
         ("tests/pure/test_lease.py::test_who_takes_the_lease_marks_what_is_in_flight_before_its_first_turn",),
