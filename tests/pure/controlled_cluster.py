@@ -24,7 +24,7 @@ from vmkeep.contract.names import Attribute, ObjectClass, Tree
 from vmkeep.contract.timestamps import to_timestamp
 from vmkeep.directory.catalogue import Catalogue, Report
 from vmkeep.directory.memory import MemoryStore
-from vmkeep.directory.port import ANYTHING, Attributes, Entry, Filter, Scope
+from vmkeep.directory.port import ANYTHING, Attributes, Claim, Entry, Filter, Scope
 from vmkeep.service.metrics import Metrics
 
 BOUNDS = Bounds(timedelta(seconds=600), timedelta(seconds=300), 0, timedelta(seconds=60))
@@ -48,9 +48,16 @@ class CountingStore(MemoryStore):
         self.searches += 1
         return list(super().search(base, matching, scope, attributes))
 
-    def claim(self, dn: str, expected: Mapping[str, str], changes: Attributes, additions: Attributes | None = None):  # type: ignore[no-untyped-def]
+    def claim(
+        self,
+        dn: str,
+        expected: Mapping[str, str],
+        changes: Attributes,
+        additions: Attributes | None = None,
+        provided: Filter = ANYTHING,
+    ) -> Claim:
         """As the store's, with the time."""
-        return super().claim(dn, expected, {**changes, "modifyTimestamp": (self._stamp(),)}, additions)
+        return super().claim(dn, expected, {**changes, "modifyTimestamp": (self._stamp(),)}, additions, provided)
 
     def add(self, dn: str, attributes: Attributes) -> bool:
         """As the store's, with the time."""
