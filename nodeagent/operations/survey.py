@@ -17,7 +17,7 @@ from nodeagent.host.qcow2 import Header
 from nodeagent.moves import moved
 from nodeagent.operations.choosing import as_made, chosen
 from nodeagent.operations.deletion_survey import refuse_if_in_use, survey_deletion
-from nodeagent.operations.finding import FoundSet, find_set
+from nodeagent.operations.finding import find_set
 from nodeagent.operations.following import refuse_unseen_set, to_be_merged
 from nodeagent.operations.given_up import given_up
 from nodeagent.operations.overlays import image_below
@@ -152,11 +152,9 @@ class Surveyor:
         refuse_if_in_use(order, machine, self.host)
         return order
 
-    def _found(self, leaf: Leaf, plan: Plan) -> FoundSet:
-        return find_set(leaf, plan.backup_root, self.host.roots)
-
     def _saved(self, leaf: Leaf, plan: Plan) -> SavedMachine:
-        return SavedMachine(leaf, plan, self._found(leaf, plan), self.host, self.rules.restored, self.catalogue.tree)
+        found = find_set(leaf, plan.backup_root, self.host.roots)
+        return SavedMachine(leaf, plan, found, self.host, self.rules.restored, self.catalogue.tree)
 
     # what they have in common
 
