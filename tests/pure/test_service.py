@@ -65,6 +65,8 @@ def test_settings_have_defaults_for_everything_but_the_directory_and_the_node(tm
         ("attempts = -1\n" + DIRECTORY, "attempts is -1: Input should be greater than or equal to 0"),
         (DIRECTORY + '[logs]\nform = "xml"\n', "logs.form is 'xml': Input should be 'console' or 'json'"),
         (DIRECTORY + '[metrics]\nlisten = "9750"\n', "metrics.listen is '9750': HOST:PORT is needed"),
+        ('holder_name = "a:b"\n' + DIRECTORY, "holder_name is 'a:b': a short name of plain letters is needed"),
+        ("lease_seconds = 0\n" + DIRECTORY, "lease_seconds is 0: Input should be greater than 0"),
         ("", "the key directory is missing"),
         ("nonsense\n", "is not TOML"),
         (DIRECTORY + 'bind_password = "geheim"\n', "the key directory.bind_password is not known"),

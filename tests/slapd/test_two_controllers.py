@@ -75,6 +75,10 @@ class Controllers:
     def signal(self, pid: int, number: int) -> None:
         self.running[pid].send_signal(number)
 
+    def wait_until_looked(self, log: Path) -> None:
+        """Until a controller that was just started has looked at the lease."""
+        until(f"it to stand by or to act, see {log}", lambda: re.search("stands by|acts: ", log.read_text()), LIMIT)
+
     def wait_until_stopped(self, pid: int) -> None:
         stat = Path(f"/proc/{pid}/stat")
         until(f"{pid} to stop, see {self.folder}", lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", LIMIT)
@@ -256,6 +260,8 @@ class Strikes:
         self.seconds.append(time.monotonic() - began)
         if number % 2:
             self.controllers.signal(holder, signal.SIGCONT)
+        else:
+            self.controllers.wait_until_looked(self.controllers.logs[-1])
 
 
 @dataclass(frozen=True)
