@@ -264,6 +264,25 @@ def test_signals_end_and_wake_the_loop_and_are_as_before_afterwards() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_signal_that_the_system_hands_to_another_thread_ends_the_loop_at_once() -> None:
+    ended = threading.Event()
+    other = threading.Thread(target=ended.wait, args=(60,))
+    other.start()
+
+    def hand_over() -> None:
+        time.sleep(0.2)  # the loop waits by then, or it is asked to end before it does
+        signal.pthread_kill(other.ident, signal.SIGTERM)  # type: ignore[arg-type]
+
+    loop, _ = make_loop(lambda _loop: None, Pace(reconcile=30))
+    began = time.monotonic()
+    with signals(loop):
+        threading.Thread(target=hand_over).start()
+        loop.run()
+    ended.set()
+    assert loop.stopped_by == signal.SIGTERM
+    assert time.monotonic() - began < 25, "it waited for its next turn"
+
+
 def test_metrics_are_answered_where_the_settings_say() -> None:
     port = free_port()
     metrics = Metrics()

@@ -7,6 +7,7 @@ loop goes on.
 
 import random
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -169,7 +170,34 @@ def signals(loop: Loop) -> Iterator[None]:
     wanted = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: wake}
     before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
-        yield
+        with _woken_by_signals(loop):
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _woken_by_signals(loop: Loop) -> Iterator[None]:
+    """Wake the loop when a signal comes, in whichever thread.
+
+    The system may hand a signal to any thread, the second of two for example; Python handles it in the main thread, and
+    does not wake that one from its wait.
+    """
+    told, telling = socket.socketpair()
+    telling.setblocking(False)
+    before = signal.set_wakeup_fd(telling.fileno(), warn_on_full_buffer=False)
+    teller = threading.Thread(target=_wake_when_told, args=(loop, told), name="signals", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        telling.close()
+        teller.join()
+        told.close()
+
+
+def _wake_when_told(loop: Loop, told: socket.socket) -> None:
+    while told.recv(64):
+        loop.wake()
