@@ -224,7 +224,7 @@ def struck(
         return stages[-1]
 
     def _made(fault: Callable[[Stage], None]) -> Stage:
-        settings = cluster.settings_file(reconcile_seconds=2, snapshot_deadline_seconds=1)
+        settings = cluster.controller_file(reconcile_seconds=2, snapshot_deadline_seconds=1)
         text = settings.read_text().replace(cluster.slapd.uri, wire.uri).replace("timeout_seconds = 5", "")
         settings.write_text(f"{text}timeout_seconds = 2\nprobe_seconds = 2\n")
         log = tmp_path_factory.mktemp(fault.__name__) / "controller.log"

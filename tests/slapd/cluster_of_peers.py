@@ -214,10 +214,13 @@ class ClusterOfPeers:
         """A scripted agent; a context manager."""
         return Peer(self.settings_of(self.slapd.identities[node]), node, play or Script())
 
-    def settings_file(self, name: str = "controller", **values: object) -> Path:
-        """A settings file for a program, with further keys at its top; nobody waits long for a dead controller."""
+    def controller_file(self, **values: object) -> Path:
+        """Settings of a controller; nobody waits long for a dead one."""
+        return self.settings_file("controller", **{"lease_seconds": 2, **values})
+
+    def settings_file(self, name: str, **values: object) -> Path:
+        """A settings file for a program, with further keys at its top."""
         identity = self.slapd.identities[name]
-        values = {"lease_seconds": 2, **values} if name == "controller" else values
         path = self.folder / f"{name}-{len(list(self.folder.iterdir()))}.toml"
         top = "".join(f"{key} = {value!r}\n" for key, value in values.items())
         path.write_text(

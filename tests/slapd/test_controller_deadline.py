@@ -30,7 +30,7 @@ def served(cluster_of_peers: ClusterOfPeers) -> Iterator[ClusterOfPeers]:
         slapd.modify(f"{plan}add: objectClass\nobjectClass: vmkeepPlan\n-\nadd: vmkeepDeadline\nvmkeepDeadline: 1\n")
         cluster.add_leaf(name, LEAF, mode, "0", sstProvisioningReturnValue="0")
     cluster.add_leaf("m-patient", LEAF, Mode.MERGING, "0", sstProvisioningReturnValue="0")
-    settings = cluster.settings_file(take_up_seconds=1, reconcile_seconds=1, attempts=0)
+    settings = cluster.controller_file(take_up_seconds=1, reconcile_seconds=1, attempts=0)
     cluster.start("--settings", str(settings), "serve")
     yield cluster
     cluster.close()

@@ -35,7 +35,7 @@ def join(cluster: ClusterOfPeers, machine: str, **plan: object) -> None:
 
 
 def settings(cluster: ClusterOfPeers, budgets: str, **values: object) -> str:
-    path = cluster.settings_file(**values)
+    path = cluster.controller_file(**values)
     path.write_text(path.read_text() + budgets)
     return str(path)
 

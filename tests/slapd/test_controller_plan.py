@@ -25,7 +25,7 @@ def test_plan_writes_nothing_and_its_output_is_taken_by_ldapadd(
     cluster: ClusterOfPeers, slapd_factory: SlapdFactory, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     before = cluster.context_csn()
-    ended = cluster.run("--settings", str(cluster.settings_file()), "plan", "--all")
+    ended = cluster.run("--settings", str(cluster.controller_file()), "plan", "--all")
     assert ended.code == 0, ended
     assert cluster.context_csn() == before != []
     assert "# out: left out: sstBackupExcludeFromBackup is TRUE\n" in ended.out
@@ -42,7 +42,7 @@ def test_plan_writes_nothing_and_its_output_is_taken_by_ldapadd(
 def test_check_tells_what_is_well_and_what_is_missing(
     cluster: ClusterOfPeers, slapd_factory: SlapdFactory, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    ended = cluster.run("--settings", str(cluster.settings_file()), "check")
+    ended = cluster.run("--settings", str(cluster.controller_file()), "check")
     assert ended.code == 0, ended
     assert "MISSING" not in ended.out
     folder = tmp_path_factory.mktemp("bare")
@@ -54,14 +54,14 @@ def test_check_tells_what_is_well_and_what_is_missing(
     tree.write_text("\n\n".join(entry for entry in entries if "vmkeepLease" not in entry))
     options = SlapdOptions(schemas=SlapdOptions().schemas[:1], tree=tree, configuration=(access,), synchronous=False)
     bare = ClusterOfPeers(slapd_factory(options), folder)
-    ended = bare.run("--settings", str(bare.settings_file()), "check")
+    ended = bare.run("--settings", str(bare.controller_file()), "check")
     assert ended.code == 1, ended
     assert "MISSING the schema lacks vmkeep" in ended.out
 
 
 def test_a_directory_that_is_away_gives_one_sentence_and_exit_code_1(cluster: ClusterOfPeers) -> None:
     cluster.slapd.stop()
-    ended = cluster.run("--settings", str(cluster.settings_file()), "plan", "--all")
+    ended = cluster.run("--settings", str(cluster.controller_file()), "plan", "--all")
     cluster.slapd.start()
     assert ended.code == 1
     assert ended.err.startswith("vmkeep-controller: ")

@@ -47,7 +47,7 @@ def test_a_leaf_that_fails_for_good_is_tried_within_bounds_and_then_the_next_slo
     cluster.add_machines(["web"])
     cluster.add_leaf("web", old, "retaining", old, sstProvisioningReturnValue="7", vmkeepMessage="no room")
     plan(cluster, "web", slot.minute, slot.hour)
-    serve = ("--settings", str(cluster.settings_file(attempts=2, back_off_seconds=1)), "serve")
+    serve = ("--settings", str(cluster.controller_file(attempts=2, back_off_seconds=1)), "serve")
     said = ""
     with cluster.peer(Script(failures={"web": [(Mode.RETAIN, 7), (Mode.RETAIN, 7)]})):
         # The schedule is looked at when a controller starts, and then once a minute.
@@ -109,7 +109,7 @@ def test_who_lacks_the_promised_backup_and_whom_no_plan_covers_is_told_everywher
     assert cluster.run(*admin, "status", "kept", program="vmkeep").code == 0
     assert cluster.run(*admin, "status", "late", program="vmkeep").code == 3
 
-    checked = cluster.run("--settings", str(cluster.settings_file()), "check")
+    checked = cluster.run("--settings", str(cluster.controller_file()), "check")
     assert checked.code == 1
     told = [line.split(":")[0] for line in checked.out.splitlines() if "promises one" in line]
     assert told == ["MISSING ahead", "MISSING late", "MISSING never"]
@@ -120,7 +120,7 @@ def test_the_log_of_a_serving_controller_tells_it_once_and_the_metrics_count_it(
     cluster = promised
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    settings = cluster.settings_file(reconcile_seconds=1)
+    settings = cluster.controller_file(reconcile_seconds=1)
     settings.write_text(settings.read_text() + f'[metrics]\nlisten = "127.0.0.1:{port}"\n')
     serving = cluster.start("--settings", str(settings), "serve")
 
@@ -147,8 +147,8 @@ def test_the_log_of_a_serving_controller_tells_it_once_and_the_metrics_count_it(
 def test_a_machine_that_is_backed_up_again_is_told_no_more(promised: ClusterOfPeers) -> None:
     cluster = promised
     with cluster.peer():
-        run = cluster.run("--settings", str(cluster.settings_file()), "run", "late", "never", limit=60)
+        run = cluster.run("--settings", str(cluster.controller_file()), "run", "late", "never", limit=60)
     assert run.code == 0, run
     assert is_finished(cluster, ["never"])
-    checked = cluster.run("--settings", str(cluster.settings_file()), "check")
+    checked = cluster.run("--settings", str(cluster.controller_file()), "check")
     assert [line.split(":")[0] for line in checked.out.splitlines() if "promises one" in line] == ["MISSING ahead"]

@@ -51,7 +51,7 @@ def test_serve_asks_at_its_start_for_what_the_plans_keep_no_longer_and_removes_t
     cluster.set(cluster.tree.machine_plan("old"), sstBackupNumberOfIterations="3")
     add_kept(cluster, "odd", "last=few")
     with cluster.peer():
-        serving = cluster.start("--settings", str(cluster.settings_file()), "serve")
+        serving = cluster.start("--settings", str(cluster.controller_file()), "serve")
         cluster.wait_for("two are left of web", lambda: nights(cluster, "web") == NIGHTS[3:])
         cluster.wait_for("three are left of old", lambda: nights(cluster, "old") == NIGHTS[2:])
         serving.send_signal(signal.SIGTERM)
@@ -67,7 +67,7 @@ def test_serve_asks_at_its_start_for_what_the_plans_keep_no_longer_and_removes_t
 def test_what_is_held_stays_and_goes_once_it_is_released(cluster: ClusterOfPeers) -> None:
     add_kept(cluster, "web", "last=1", NIGHTS[1:])
     add_good(cluster, "web", NIGHTS[0], vmkeepHold="until the audit is over")
-    settings = str(cluster.settings_file())
+    settings = str(cluster.controller_file())
     with cluster.peer():
         serving = cluster.start("--settings", settings, "serve")
         cluster.wait_for("two are left", lambda: nights(cluster, "web") == [NIGHTS[0], NIGHTS[4]])
@@ -86,7 +86,7 @@ def test_what_is_held_stays_and_goes_once_it_is_released(cluster: ClusterOfPeers
 def test_a_deletion_that_the_agent_refuses_leaves_the_good_backup_it_was(cluster: ClusterOfPeers) -> None:
     add_kept(cluster, "web", "last=1", NIGHTS[:2])
     with cluster.peer(Script(failures={"web": [(Mode.DELETE, 22)]})):
-        serving = cluster.start("--settings", str(cluster.settings_file()), "serve")
+        serving = cluster.start("--settings", str(cluster.controller_file()), "serve")
         cluster.wait_for("it is told", lambda: "vmkeepMessage" in cluster.leaves("web")[0])
         cluster.wait_for("it is good again", lambda: cluster.modes("web") == ["finished"] * 2)
         serving.send_signal(signal.SIGTERM)
@@ -101,7 +101,7 @@ def test_a_controller_that_is_killed_around_every_write_deletes_what_is_to_go_an
     cluster: ClusterOfPeers,
 ) -> None:
     add_kept(cluster, "web", "last=2", NIGHTS[:3])
-    settings = str(cluster.settings_file())
+    settings = str(cluster.controller_file())
     with cluster.peer() as peer:
         for _ in range(6):
             for when in ("before", "after"):
@@ -132,7 +132,7 @@ def test_run_prunes_its_machines_waits_for_that_and_no_others(cluster: ClusterOf
     for name in ("web", "other"):
         add_kept(cluster, name, "last=1", NIGHTS[:3])
     with cluster.peer(Script(digests={"web"})):
-        ended = cluster.run("--settings", str(cluster.settings_file()), "run", "web")
+        ended = cluster.run("--settings", str(cluster.controller_file()), "run", "web")
     assert ended.code == 0, ended
     assert len(cluster.leaves("web")) == 1
     assert nights(cluster, "other") == NIGHTS[:3]
@@ -143,12 +143,12 @@ def test_a_deletion_that_nobody_takes_up_holds_no_run_up_and_no_backup_back(clus
     cluster.add_leaf("web", NIGHTS[0], "delete", "0", vmkeepManifestDigest="blake3:0")
     play = Script(held={("web", Mode.DELETE)}, digests={"web"})
     with cluster.peer(play) as peer:
-        ended = cluster.run("--settings", str(cluster.settings_file()), "run", "web", "--timeout", "5")
+        ended = cluster.run("--settings", str(cluster.controller_file()), "run", "web", "--timeout", "5")
         assert ended.code == 0, ended
         assert cluster.modes("web") == ["delete", "delete", "finished", "finished"]
         play.held.clear()
         peer.wake()
-        serving = cluster.start("--settings", str(cluster.settings_file()), "serve")
+        serving = cluster.start("--settings", str(cluster.controller_file()), "serve")
         cluster.wait_for("two are left", lambda: len(cluster.leaves("web")) == 2)
         serving.send_signal(signal.SIGTERM)
         cluster.ended(serving)

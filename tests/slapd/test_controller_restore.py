@@ -103,7 +103,7 @@ def mode(cluster: ClusterOfPeers) -> tuple[str, str]:
 
 @contextmanager
 def serving(cluster: ClusterOfPeers, **settings: object) -> Iterator[None]:
-    process = cluster.start("--settings", str(cluster.settings_file(**settings)), "serve")
+    process = cluster.start("--settings", str(cluster.controller_file(**settings)), "serve")
     yield
     process.send_signal(signal.SIGTERM)
     ended = cluster.ended(process)
@@ -275,7 +275,7 @@ def test_a_restore_under_another_name_leaves_no_leaf_that_passes_for_a_backup(cl
 def test_no_backup_begins_beside_a_restore(cluster: ClusterOfPeers, at: str, state: str) -> None:
     cluster.set(cluster.tree.leaf(MACHINE, TIMESTAMP), sstProvisioningMode=at, sstProvisioningState=state)
 
-    ended = cluster.run("--settings", str(cluster.settings_file()), "run", MACHINE)
+    ended = cluster.run("--settings", str(cluster.controller_file()), "run", MACHINE)
 
     assert ended.code == 1, ended
     assert "return value 22" in ended.out
@@ -287,7 +287,7 @@ def test_a_restore_that_failed_stops_no_backup(cluster: ClusterOfPeers, at: str)
     failed = {"sstProvisioningMode": at, "sstProvisioningReturnValue": "21"}
     cluster.set(cluster.tree.leaf(MACHINE, TIMESTAMP), **failed)
     with cluster.peer():
-        ended = cluster.run("--settings", str(cluster.settings_file()), "run", MACHINE)
+        ended = cluster.run("--settings", str(cluster.controller_file()), "run", MACHINE)
 
     assert ended.code == 0, ended
     assert mode(cluster) == (at, "21")
@@ -297,7 +297,7 @@ def test_a_restore_that_failed_stops_no_backup(cluster: ClusterOfPeers, at: str)
 def test_a_restore_that_just_ended_stops_no_backup_and_passes_for_none(cluster: ClusterOfPeers) -> None:
     cluster.set(cluster.tree.leaf(MACHINE, TIMESTAMP), sstProvisioningMode="restored")
     with cluster.peer():
-        ended = cluster.run("--settings", str(cluster.settings_file()), "run", MACHINE)
+        ended = cluster.run("--settings", str(cluster.controller_file()), "run", MACHINE)
 
     assert ended.code == 0, ended
     assert "taken on" not in ended.out

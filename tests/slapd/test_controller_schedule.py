@@ -59,7 +59,7 @@ def test_a_controller_that_is_killed_around_its_first_writes_starts_no_slot_twic
     cluster: ClusterOfPeers, slot: datetime
 ) -> None:
     add_planned(cluster, ["a", "b"], slot)
-    settings = str(cluster.settings_file())
+    settings = str(cluster.controller_file())
     for when in ("before", "after", "before", "after", "after", "after"):
         command = [sys.executable, "-m", "tests.faults.killed_controller", when, "--settings", settings, "serve"]
         died = subprocess.run(command, stderr=subprocess.DEVNULL, timeout=LIMIT)
@@ -83,7 +83,7 @@ def test_two_controllers_that_serve_start_what_is_due_once_under_the_planned_tim
     names = [f"m{number}" for number in range(8)]
     add_planned(cluster, names, slot)
     cluster.add_machines(["unplanned"])
-    settings = str(cluster.settings_file())
+    settings = str(cluster.controller_file())
     with cluster.peer():
         both = [cluster.start("--settings", settings, "serve") for _ in range(2)]
         cluster.wait_for("all are finished", lambda: is_finished(cluster, names))
@@ -103,7 +103,7 @@ def test_two_controllers_that_serve_start_what_is_due_once_under_the_planned_tim
 def test_a_clock_that_was_an_hour_ahead_and_is_set_right_starts_nothing_again(cluster: ClusterOfPeers) -> None:
     soon = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(minutes=30)
     add_planned(cluster, ["web"], soon)
-    due = ("--settings", str(cluster.settings_file()), "run", "--due")
+    due = ("--settings", str(cluster.controller_file()), "run", "--due")
     with cluster.peer():
         ahead = [sys.executable, "-m", "tests.faults.erring_controller", "3600", *due]
         assert subprocess.run(ahead, stdout=subprocess.DEVNULL, timeout=LIMIT).returncode == 0
@@ -118,7 +118,7 @@ def test_several_run_due_at_once_double_nothing_and_later_ones_say_nothing(
 ) -> None:
     names = [f"m{number}" for number in range(6)]
     add_planned(cluster, names, slot)
-    due = ("--settings", str(cluster.settings_file()), "run", "--due")
+    due = ("--settings", str(cluster.controller_file()), "run", "--due")
     with cluster.peer():
         processes = [cluster.start(*due) for _ in range(3)]
         ended = [cluster.ended(process) for process in processes]
@@ -138,7 +138,7 @@ def test_a_slot_that_is_caught_up_late_says_so_on_its_leaf_and_keeps_the_barrier
         cluster.add_leaf(name, to_timestamp(slot - timedelta(days=3)), "finished", "20260101T000000Z")
     play = Script(held={("slow", Mode.SNAPSHOT)})
     with cluster.peer(play) as peer:
-        process = cluster.start("--settings", str(cluster.settings_file()), "run", "--due")
+        process = cluster.start("--settings", str(cluster.controller_file()), "run", "--due")
         cluster.wait_for("fast is snapshotted", lambda: cluster.modes("fast")[-1:] == ["snapshotted"])
         cluster.wait_for("slow is asked", lambda: cluster.modes("slow")[-1:] == ["snapshot"])
         assert cluster.modes("fast")[-1] == "snapshotted"
@@ -159,7 +159,7 @@ def test_a_slot_that_is_caught_up_late_says_so_on_its_leaf_and_keeps_the_barrier
 
 def test_run_due_tells_what_cannot_be_planned_and_when_no_machine_is(cluster: ClusterOfPeers) -> None:
     cluster.add_machines(["web"])
-    due = ("--settings", str(cluster.settings_file()), "run", "--due")
+    due = ("--settings", str(cluster.controller_file()), "run", "--due")
     ended = cluster.run(*due)
     assert (ended.code, ended.out) == (1, "no machine has a schedule that is active: `vmkeep plan` says why\n")
     plan(cluster, "web", "61", "3")
@@ -171,14 +171,14 @@ def test_run_due_tells_what_cannot_be_planned_and_when_no_machine_is(cluster: Cl
 
 @pytest.mark.parametrize("arguments", [["web"], ["--all"]])
 def test_due_with_other_machines_is_wrong_usage(cluster: ClusterOfPeers, arguments: list[str]) -> None:
-    assert cluster.run("--settings", str(cluster.settings_file()), "run", "--due", *arguments).code == 2
+    assert cluster.run("--settings", str(cluster.controller_file()), "run", "--due", *arguments).code == 2
 
 
 def test_the_zone_of_the_settings_is_that_of_the_fields(cluster: ClusterOfPeers) -> None:
     now = datetime.now(UTC)
     local = (now - timedelta(minutes=2)).astimezone(ZoneInfo("Asia/Kathmandu"))
     add_planned(cluster, ["web"], local)
-    settings = str(cluster.settings_file(timezone="Asia/Kathmandu"))
+    settings = str(cluster.controller_file(timezone="Asia/Kathmandu"))
     ended = cluster.run("--settings", settings, "run", "--due", "--timeout", "0")
     assert ended.code == 1, ended
     assert names_of_leaves(cluster, "web") == [to_timestamp(local.replace(second=0, microsecond=0))]
