@@ -10,14 +10,16 @@ import pytest
 from lab import programs
 from nodeagent.moves import Moves
 from nodeagent.operations.following import to_be_merged
+from nodeagent.operations.merge import merge
 from nodeagent.operations.overlays import write_back
 from nodeagent.operations.streaming import make_whole
 from nodeagent.order import Order
-from nodeagent.steps import Host
+from nodeagent.steps import LEFT, Host
 from tests.orders import disk_in, host_at, order_in, plain_image
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.machine import Power
+from vmkeep.contract.methods import Route
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute, ObjectClass, Tree
 from vmkeep.directory.catalogue import Catalogue
@@ -90,3 +92,10 @@ def test_an_image_over_a_file_that_is_not_seen_is_refused_with_who_laid_it_there
     assert refused.value.code == 116
     assert to_be_merged(unmade, replace(leaf, set_node=""), host) == unmade
     assert to_be_merged(order, leaf, host) == order
+
+
+def test_overlays_of_a_machine_that_has_left_are_its_new_nodes_to_write_back(tmp_path: Path, order: Order) -> None:
+    frozen, *_ = merge(
+        order.model_copy(update={"route": Route(freezes=True, clones=False, once=False)}), host_of(tmp_path, "moved")
+    )
+    assert "its images are not written to from here" in str(frozen.undo({})[LEFT])

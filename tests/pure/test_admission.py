@@ -3,9 +3,13 @@
 import pytest
 
 from controller.budgets import Budget
+from controller.places import place_of
 from tests.pure.controlled_cluster import SLOT, TREE, ControlledCluster
+from vmkeep.contract.machine import Machine
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute
+from vmkeep.contract.plan import Source
+from vmkeep.directory.survey import Surveyed
 
 
 def test_where_nobody_uses_groups_or_budgets_one_small_search_is_all_that_is_read_for_them() -> None:
@@ -162,3 +166,11 @@ def test_a_leaf_without_a_snapshot_when_its_window_is_over_is_told_once_and_goes
     cluster.end("a")
     cluster.turn()
     assert cluster.modes("b") == ["snapshot"]
+
+
+def test_a_machine_whose_leaving_out_cannot_be_read_has_its_place_all_the_same() -> None:
+    source = Source(
+        "machine", "ou=backup", {Attribute.EXCLUDE: ["perhaps"], Attribute.BACKUP_ROOT: ["file:///backup/"]}
+    )
+    place = place_of(Surveyed(Machine("dn", "web", "n1"), (source,)))
+    assert (place.piece.node, place.piece.root, place.is_left_out) == ("n1", "file:///backup", False)

@@ -9,6 +9,7 @@ import pytest
 import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import CapturingLogger
 
 from controller.lease import MARGIN, Lease, Leased, LeaseLost
 from controller.serving import Guest, Serving, holder_of_this_process, mark_all
@@ -539,3 +540,19 @@ def test_a_lease_with_odd_values_can_be_read(store: FaultyStore, seconds: str, e
     store.add(TREE.lease, {Attribute.LEASE_SECONDS: (seconds,), Attribute.EPOCH: (epoch,)})
     assert entry(store).seconds == 0
     assert entry(store).epoch in (0, 7)
+
+
+def test_a_lease_that_cannot_be_given_back_is_told_and_the_controller_ends(
+    store: FaultyStore, lease_of: Callable[..., Lease]
+) -> None:
+    said = CapturingLogger()
+    log = structlog.wrap_logger(said, processors=[lambda _log, _level, event: event["event"]])
+    lease = lease_of("a")
+    serving = Serving(
+        lease, Catalogue(Leased(store, lease), TREE), lambda: lambda: None, log, Metrics(), lambda _: None
+    )
+    with serving:
+        serving.turn()
+        store.lose = Fate.NOT_SENT
+    assert entry(store).holder == "a"
+    assert str(said.calls[-1].args[0]).startswith("the lease could not be given back, the others wait until it runs")

@@ -1,5 +1,7 @@
 """A machine that was moved while it was worked on: whose the work is, and what a node that was lost leaves alone."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -222,3 +224,23 @@ def test_a_set_of_another_node_that_is_not_seen_is_refused_with_where_it_lies(tm
 @pytest.fixture
 def agent(shop: Workshop) -> Agent:
     return Agent(shop, "n1", LimitSettings(), ProgressPace(1.0), lambda: None)
+
+
+def test_that_a_machine_has_moved_is_noted_again_where_there_was_no_room_for_it(
+    shop: Workshop, world: World, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_leaf(shop, "snapshotting")
+    shop.journals.create(HERE)
+    say(shop, DN, Attribute.AT_NODE, "n1")
+    say(shop, MACHINE, Attribute.NODE, "n2")
+
+    def no_room(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fdatasync", no_room)
+        agent.cycle()
+        assert agent.wait(10)
+        assert shop.journals.all()
+    turn_until(agent, "the journal to go", lambda: not shop.journals.all())
+    assert (world.told, told(shop)[0]) == ([], 115)
