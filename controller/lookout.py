@@ -20,7 +20,6 @@ from vmkeep.contract.timetable import AHEAD, Timetable, Why, due_slot, last_that
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.survey import survey
 
-_CHANGE_NUMBER = "contextCSN"
 _LATE = timedelta(minutes=5)  # until then a slot is on time: controllers look once a minute, and may be restarted
 _FEW = 50  # machines whose leaves are asked for one by one; for more, one search brings them all
 
@@ -74,7 +73,7 @@ class Lookout:
                 yield name, f"{name}: its newest leaf {until} lies ahead of the clock; no slot before it is started"
 
     def _read_plans(self) -> None:
-        change_number = self._read_change_number()
+        change_number = self.catalogue.change_number()
         if change_number and change_number == self._change_number:
             return
         found = [
@@ -85,11 +84,6 @@ class Lookout:
         self._bare = frozenset(key for key, has_subtree, _ in found if not has_subtree)
         self._last = {key: last for key, last in self._last.items() if key in self.tables}
         self._change_number = change_number
-
-    def _read_change_number(self) -> tuple[str, ...]:
-        """The directory's own; none where its server keeps none."""
-        entry = self.catalogue.store.read(self.catalogue.tree.suffix, (_CHANGE_NUMBER,))
-        return entry.all(_CHANGE_NUMBER) if entry else ()
 
     def _read_leaves(self, machines: Collection[str], now: datetime) -> dict[str, datetime]:
         """The newest leaf that counts of each machine.

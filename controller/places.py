@@ -22,7 +22,6 @@ from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.port import AllOf, AnyOf, Present
 from vmkeep.directory.survey import BACKUP_SUBTREES, Surveyed, survey
 
-_CHANGE_NUMBER = "contextCSN"
 _FRESH = 60.0  # seconds: while leaves move, the directory changes all the time
 _TELLS = AllOf((BACKUP_SUBTREES, AnyOf((Present(Attribute.GROUP), Present(Attribute.WINDOW)))))
 
@@ -73,14 +72,14 @@ class Places:
     def _is_stale(self) -> bool:
         if self.elapsed() - self._read_at < _FRESH:
             return False
-        change_number = self._read_change_number()
+        change_number = self.catalogue.change_number()
         if change_number and change_number == self._change_number:
             self._read_at = self.elapsed()
             return False
         return True
 
     def _read(self) -> None:
-        change_number = self._read_change_number()  # first: what changes meanwhile is read again
+        change_number = self.catalogue.change_number()  # first: what changes meanwhile is read again
         wanted = self.always or self._is_named()
         self._known = {one.machine.name.casefold(): place_of(one) for one in survey(self.catalogue)} if wanted else {}
         self._change_number, self._read_at = change_number, self.elapsed()
@@ -89,11 +88,6 @@ class Places:
         """Whether any plan names a group or a window; leaves that do so are of the past."""
         top = self.catalogue.tree.top
         return any(True for _ in self.catalogue.store.search(top, _TELLS, attributes=("ou",)))
-
-    def _read_change_number(self) -> tuple[str, ...]:
-        """The directory's own; none where its server keeps none."""
-        entry = self.catalogue.store.read(self.catalogue.tree.suffix, (_CHANGE_NUMBER,))
-        return entry.all(_CHANGE_NUMBER) if entry else ()
 
 
 def place_of(surveyed: Surveyed) -> Place:

@@ -30,6 +30,13 @@ def cluster(cluster_of_peers: ClusterOfPeers) -> ClusterOfPeers:
 
 
 @pytest.fixture
+def emptied(cluster_of_peers: ClusterOfPeers) -> Iterator[None]:
+    """Leaves the next test of a module a server without machines, and no process."""
+    yield
+    cluster_of_peers.empty()
+
+
+@pytest.fixture
 def machine(cluster: ClusterOfPeers) -> str:
     """A machine that no other test has."""
     return new_machine(cluster)

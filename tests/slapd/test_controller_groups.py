@@ -1,6 +1,5 @@
 """Groups and budgets on a real slapd: the history of its writes says how much was at work at once, and with whom."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,8 @@ from tests.concurrency import most_at_once, moves
 from tests.slapd.cluster_of_peers import ClusterOfPeers, Script
 from vmkeep.contract.modes import Mode
 
+pytestmark = pytest.mark.usefixtures("emptied")
+
 NODES = ("n1", "n2", "n3")
 
 
@@ -16,15 +17,6 @@ NODES = ("n1", "n2", "n3")
 def nodes(cluster_of_peers: ClusterOfPeers) -> None:
     for node in NODES[1:]:
         cluster_of_peers.add_node(node)
-
-
-@pytest.fixture
-def cluster(cluster_of_peers: ClusterOfPeers) -> Iterator[ClusterOfPeers]:
-    """The same server for each test of this module, without machines."""
-    yield cluster_of_peers
-    cluster_of_peers.close()
-    for machine in cluster_of_peers.slapd.search(cluster_of_peers.tree.machines, "(objectClass=*)", "one", "ou"):
-        cluster_of_peers.slapd.delete(machine["dn"][0])
 
 
 def join(cluster: ClusterOfPeers, machine: str, **plan: object) -> None:

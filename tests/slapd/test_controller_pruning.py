@@ -3,24 +3,16 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from tests.slapd.cluster_of_peers import LIMIT, ClusterOfPeers, Script
 from vmkeep.contract.modes import Mode
 
+pytestmark = pytest.mark.usefixtures("emptied")
+
 NIGHTS = [f"2026010{day}T030000Z" for day in range(1, 6)]
 DELETED = ["controller delete 0 0", "agent deleting 0 0", "agent deleted now 0"]
-
-
-@pytest.fixture
-def cluster(cluster_of_peers: ClusterOfPeers) -> Iterator[ClusterOfPeers]:
-    """The same server for each test of this module, without machines."""
-    yield cluster_of_peers
-    cluster_of_peers.close()
-    for machine in cluster_of_peers.slapd.search(cluster_of_peers.tree.machines, "(objectClass=*)", "one", "ou"):
-        cluster_of_peers.slapd.delete(machine["dn"][0])
 
 
 def add_kept(cluster: ClusterOfPeers, name: str, keep: str | None, nights: list[str] = NIGHTS) -> None:

@@ -4,13 +4,14 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.slapd.cluster_of_peers import ClusterOfPeers, Script, wait_a_second
 from vmkeep.contract.modes import Mode
+
+pytestmark = pytest.mark.usefixtures("emptied")
 
 TWELVE_STEPS = """\
 controller initialize now 0
@@ -26,15 +27,6 @@ agent retaining 0 0
 agent retained now 0
 controller finished now 0
 """.splitlines()
-
-
-@pytest.fixture
-def cluster(cluster_of_peers: ClusterOfPeers) -> Iterator[ClusterOfPeers]:
-    """The same server for each test of this module, without machines."""
-    yield cluster_of_peers
-    cluster_of_peers.close()
-    for machine in cluster_of_peers.slapd.search(cluster_of_peers.tree.machines, "(objectClass=*)", "one", "ou"):
-        cluster_of_peers.slapd.delete(machine["dn"][0])
 
 
 def test_a_run_walks_the_twelve_steps_in_order(cluster: ClusterOfPeers) -> None:

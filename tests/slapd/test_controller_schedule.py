@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -17,14 +16,7 @@ from vmkeep.contract.modes import Mode
 from vmkeep.contract.timestamps import to_timestamp
 from vmkeep.directory.catalogue import Catalogue
 
-
-@pytest.fixture
-def cluster(cluster_of_peers: ClusterOfPeers) -> Iterator[ClusterOfPeers]:
-    """The same server for each test of this module, without machines."""
-    yield cluster_of_peers
-    cluster_of_peers.close()
-    for machine in cluster_of_peers.slapd.search(cluster_of_peers.tree.machines, "(objectClass=*)", "one", "ou"):
-        cluster_of_peers.slapd.delete(machine["dn"][0])
+pytestmark = pytest.mark.usefixtures("emptied")
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.lease import LeaseEntry, read_lease
 from vmkeep.directory.port import Store
 
+pytestmark = pytest.mark.usefixtures("emptied")
+
 STRIKES = 20
 WRITERS = 3  # the agent, who acts, and a run
 TWELVE = [" ".join(line.split()[:2]) for line in TWELVE_STEPS]
@@ -93,16 +95,6 @@ class Controllers:
         for pid in list(self.running):
             with contextlib.suppress(ProcessLookupError):
                 self.end(pid, signal.SIGKILL)
-
-
-@pytest.fixture
-def cluster(cluster_of_peers: ClusterOfPeers) -> Iterator[ClusterOfPeers]:
-    """The same server for each test of this module, without machines and with a lease that nobody has."""
-    yield cluster_of_peers
-    cluster_of_peers.close()
-    for machine in cluster_of_peers.slapd.search(cluster_of_peers.tree.machines, "(objectClass=*)", "one", "ou"):
-        cluster_of_peers.slapd.delete(machine["dn"][0])
-    cluster_of_peers.take_lease_away()
 
 
 @pytest.fixture
