@@ -24,8 +24,8 @@ ENTRIES = (Attribute.ENTRY, Attribute.ENTRY_BEFORE)
 class Action:
     """One claim: the leaf as read, and what it becomes. `message` and `attempts` None: as they are.
 
-    `removed` are attributes that go with it, `group` is noted on the leaf; `said` is what the log says instead of the
-    move.
+    `removed` are attributes that go with it, `group` and `start_wait` are noted on the leaf; `said` is what the log
+    says instead of the move.
     """
 
     leaf: Leaf
@@ -36,6 +36,7 @@ class Action:
     attempts: int | None = None
     removed: tuple[Attribute, ...] = ()
     group: str = ""
+    start_wait: int | None = None
     said: str = ""
 
     @property
@@ -55,6 +56,7 @@ class Action:
             message=self.leaf.message if self.message is None else self.message,
             attempts=self.leaf.attempts if self.attempts is None else self.attempts,
             group=self.group or self.leaf.group,
+            start_wait=self.leaf.start_wait if self.start_wait is None else self.start_wait,
         )
         return _without(moved, self.removed)
 
@@ -97,7 +99,24 @@ class PutBack(_ToTheEntry):
     said = "put back as it was before the restore"
 
 
-Step: TypeAlias = Action | Removal | BringInLine | PutBack
+@dataclass(frozen=True)
+class LetRunOn:
+    """Those of its group that come before it run: the saved machine may, too."""
+
+    leaf: Leaf
+
+    @property
+    def sentence(self) -> str:
+        """What the log says of it."""
+        return f"{_named(self.leaf)} may run on: nobody of group {self.leaf.group} is to run before it any more"
+
+    @property
+    def outcome(self) -> Leaf:
+        """The leaf once that is noted."""
+        return replace(self.leaf, start_wait=0)
+
+
+Step: TypeAlias = Action | Removal | BringInLine | PutBack | LetRunOn
 
 
 def has_leftovers(leaf: Leaf) -> bool:

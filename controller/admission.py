@@ -42,6 +42,7 @@ class Admission:
     log: FilteringBoundLogger
     metrics: Metrics = field(default_factory=Metrics)
     _late: frozenset[tuple[str, str]] = frozenset()
+    _held_back: frozenset[tuple[str, str]] = frozenset()
     _told_down: frozenset[str] = frozenset()
 
     def admit(self, steps: Iterable[Step], view: View, now: datetime) -> tuple[Step, ...]:
@@ -51,7 +52,18 @@ class Admission:
         room = Room(self.budgets, places, self._down(view, nodes, now))
         allotted = allot(tuple(steps), view.leaves, view.changed, room)
         self._tell_late(view, places, allotted, now)
+        self._tell_held_back(view, allotted)
         return allotted.steps
+
+    def _tell_held_back(self, view: View, allotted: Allotted) -> None:
+        """Restores that wait for another of their group, which may wait for a person: said once."""
+        found = {key_of(leaf): leaf for leaf in view.leaves if leaf.is_in_restore and key_of(leaf) in allotted.waiting}
+        for key in sorted(found.keys() - self._held_back):
+            self.log.info(
+                f"{found[key].machine}: the restore of {key[1]} waits ({allotted.waiting[key]}); "
+                "where that one does not go on, back out of it with vmkeep abort"
+            )
+        self._held_back = frozenset(found)
 
     def _down(self, view: View, nodes: Mapping[str, str], now: datetime) -> frozenset[str]:
         if not any(budget.limits_anything for budget in self.budgets.values()):

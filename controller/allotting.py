@@ -12,6 +12,7 @@ from controller.budgets import AtWork, Budget, Piece, Wish, fit
 from controller.decide import key_of
 from controller.groups import Group, Key, groups_of
 from controller.places import Place
+from controller.start_order import may_run_on, start_wait_of, waiting_restores
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode, at_work
 
@@ -41,10 +42,12 @@ def allot(steps: Sequence[Step], leaves: Sequence[Leaf], since: Mapping[str, dat
     """What to do now. `leaves` are all that stand, `since` when each was last written, by its DN."""
     groupings = {name: place.grouping for name, place in room.places.items()}
     groups = groups_of(leaves, groupings)
+    held_back = waiting_restores(steps, leaves, groupings)
+    steps = [step for step in steps if key_of(step.leaf) not in held_back]
     if not groups and not any(budget.limits_anything for budget in room.budgets.values()):
-        return Allotted(tuple(steps))
+        return Allotted(tuple(steps), held_back)
     asks: list[Step] = []
-    waiting: dict[tuple[str, str], str] = {}
+    waiting: dict[tuple[str, str], str] = dict(held_back)
     for kind in KINDS:
         wanted = {key_of(step.leaf): step for step in steps if isinstance(step, Action) and step.mode is kind}
         if wanted:
@@ -53,7 +56,7 @@ def allot(steps: Sequence[Step], leaves: Sequence[Leaf], since: Mapping[str, dat
             asks += taken
             waiting |= left
     others = (step for step in steps if not (isinstance(step, Action) and step.mode in KINDS))
-    return Allotted((*others, *asks), waiting)
+    return Allotted((*others, *asks, *may_run_on(groups.values())), waiting)
 
 
 class _Kind:
@@ -97,10 +100,13 @@ class _Kind:
             self._held |= {key_of(leaf): f"group {key[0]}: {why}" for leaf in later}
             if not own:
                 continue
-            self._asked[name] = tuple(replace(action, group=self._name_of(action.leaf, key)) for action in own)
+            self._asked[name] = tuple(self._of_group(action, key, group) for action in own)
             leaves = [action.leaf for action in own] + ([] if group.has_begun else later)
             since = min(self._since.get(leaf.dn, _LONG_AGO) for leaf in leaves)
             yield Wish(name, BEGUN if group.has_begun else key[1], since, tuple(map(self._piece, leaves)), name)
+
+    def _of_group(self, action: Action, key: Key, group: Group) -> Action:
+        return replace(action, group=self._name_of(action.leaf, key), start_wait=start_wait_of(group, action.leaf))
 
     def _of_single_ones(self) -> Iterator[Wish]:
         of_groups = {key_of(member.leaf) for group in self._groups.values() for member in group.members}

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from structlog.typing import FilteringBoundLogger
 
 from controller import entries
-from controller.actions import Action, BringInLine, PutBack, Removal, Step
+from controller.actions import Action, BringInLine, LetRunOn, PutBack, Removal, Step
 from controller.admission import Admission
 from controller.decide import Bounds, View, asked_since, decide, is_over, key_of, next_look
 from controller.verdicts import Verdicts
@@ -56,6 +56,7 @@ _READ = (
     Attribute.RESTORE_DISK,
     Attribute.GROUP,
     Attribute.GROUP_CONSISTENCY,
+    *(Attribute.START_WAIT, Attribute.STARTED),
     Attribute.PRUNED,
     Attribute.MANIFEST_DIGEST,
     Attribute.EPOCH,
@@ -166,6 +167,8 @@ class Cycle:
                 case Removal():
                     self._remove(step)
                     return None
+                case LetRunOn():
+                    return self._let_run_on(step)
                 case BringInLine() | PutBack():
                     claim = entries.carry_out(self.catalogue, step, self.clock())
                     if claim:
@@ -192,6 +195,13 @@ class Cycle:
     def _remove(self, removal: Removal) -> None:
         if self.catalogue.remove(removal.leaf):  # else somebody has asked for it anew
             self.log.info(removal.sentence)
+
+    def _let_run_on(self, step: LetRunOn) -> Leaf | None:
+        outcome = step.outcome
+        if self.catalogue.note(step.leaf, {Attribute.START_WAIT: (str(outcome.start_wait),)}) is Claim.LOST:
+            return None  # moved in this moment, which wakes us
+        self.log.info(step.sentence)
+        return outcome
 
     def _note_refusal(self, step: Step, why: Refused) -> None:
         sentence = f"{step.sentence}: the directory refuses: {why.sentence}"
@@ -257,6 +267,8 @@ def _report(action: Action) -> Report:
         extra[Attribute.ATTEMPTS.value] = (str(action.attempts),) if action.attempts else ()
     if action.group:
         extra[Attribute.GROUP.value] = (action.group,)
+    if action.start_wait is not None:
+        extra[Attribute.START_WAIT.value] = (str(action.start_wait),)
     return Report(action.state, action.return_value, action.message, extra)
 
 

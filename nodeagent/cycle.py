@@ -241,7 +241,8 @@ class Agent:
 
     def _has_room(self, machine: str, mode: Mode) -> bool:
         with self._lock:
-            busy = Tally(job.mode for job in self._jobs.values())
+            waiting = self._shop.host.turns.waiting  # for others, who may need this very room
+            busy = Tally(job.mode for job in self._jobs.values() if job.machine not in waiting)
             return busy[mode] < self._limits[mode] and all(job.machine != machine for job in self._jobs.values())
 
     def _start(self, job: Job, work: Callable[[], None]) -> None:

@@ -84,8 +84,9 @@ class Order(_Frozen):
     """One operation on one machine. `place` is (vmtype, storage pool), the two directories above the machine's.
 
     `abandoned` are other backups of the machine in retain that nobody can finish. `unmade` says why no set can be made
-    any more of what a snapshot left, "" where it can. `peculiar` is all that the description of a machine that is to be
-    saved may name (`restoring.allowed.peculiarities`), None where none is.
+    any more of what a snapshot left, "" where it can. `start_wait`: seconds that a saved machine may wait for others of
+    its group to run on, None where nobody asks for an order. `peculiar` is all that the description of a machine that
+    is to be saved may name (`restoring.allowed.peculiarities`), None where none is.
     """
 
     leaf_dn: str
@@ -116,6 +117,7 @@ class Order(_Frozen):
     unmade: str = ""
     abandoned: tuple[str, ...] = ()
     overlay_limit: int = 0
+    start_wait: int | None = None
     freeze_seconds: int = 10
     restoring: Restoring | None = None
     peculiar: tuple[str, ...] | None = None

@@ -90,6 +90,7 @@ class Surveyor:
                 "firmware": self._firmware(order, view.description),
                 "ldif": to_ldif(self.catalogue.subtree(machine.name)),
                 "abandoned": given_up(self.catalogue, order, self.host),
+                "start_wait": leaf.start_wait,
             }
         )
         self._refuse_used_retain(order)

@@ -67,6 +67,8 @@ set     leaf         vmkeepInstant=20260101T030000.5Z           yes    yes      
 set     leaf         vmkeepGroup=shop                           yes    yes      -      -      -        -
 set     leaf         vmkeepGroupSpread=0.5                      yes    yes      -      -      -        -
 set     leaf         vmkeepGroupConsistency=consistent          yes    yes      -      -      -        -
+set     leaf         vmkeepStartWait=0                          yes    yes      -      -      -        -
+set     leaf         vmkeepStarted=20260101T030000.5Z           yes    yes      yes    -      -        -
 set     leaf         vmkeepSetDirectory=/var/x                  yes    yes      yes    -      -        -
 set     leaf         vmkeepSetNode=node-01.example.org          yes    yes      yes    -      -        -
 set     leaf         vmkeepNode=node-01.example.org             yes    yes      yes    -      -        -
@@ -391,7 +393,7 @@ NOT_THE_NODES = {
     Attribute.BANDWIDTH_COPY,
     Attribute.FREEZE_SECONDS,
     Attribute.DEADLINE,
-    *(Attribute.GROUP, Attribute.WINDOW),
+    *(Attribute.GROUP, Attribute.WINDOW, Attribute.START_WAIT),
     *(Attribute.GROUP_SPREAD, Attribute.GROUP_CONSISTENCY),  # the controller's
     Attribute.PROMISE,
     *(Attribute.KEEP, Attribute.HOLD, Attribute.PRUNED),

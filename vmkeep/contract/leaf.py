@@ -35,8 +35,10 @@ class Leaf:
     `execution_times` are the raw values (`snapshot: 5.108`); `raw_mode` is kept beside `mode` because a claim must name
     the value exactly as it stands. `conflicts` is JSON; `entry` and `entry_before` are LDIF, of the machine's entry as
     it is to be and as it was before a restore. `instant` is that of its snapshot, by its node's clock; `group…` is
-    what the controller says of the machines it was to be saved with. `node` is at work on it, `set_node` laid its set
-    into retain. `hold` is somebody's word that it stays (`retention.read_hold`), `pruned` why the plan lets it go.
+    what the controller says of the machines it was to be saved with; `start_wait` is for how many seconds it may stand
+    still so that others of them run before it (0: it may run on; None: there is no order), `started` when it ran on.
+    `node` is at work on it, `set_node` laid its set into retain. `hold` is somebody's word that it stays
+    (`retention.read_hold`), `pruned` why the plan lets it go.
     `epoch` is that of the controller that wrote it last.
     """
 
@@ -70,6 +72,8 @@ class Leaf:
     group: str = ""
     group_spread: str = ""
     group_consistency: str = ""
+    start_wait: int | None = None
+    started: str = ""
     epoch: int | None = None
 
     @property

@@ -253,6 +253,8 @@ def leaf_of(entry: Entry) -> Leaf | None:
         group=entry.first(Attribute.GROUP) or "",
         group_spread=entry.first(Attribute.GROUP_SPREAD) or "",
         group_consistency=entry.first(Attribute.GROUP_CONSISTENCY) or "",
+        start_wait=_number(entry, Attribute.START_WAIT),
+        started=entry.first(Attribute.STARTED) or "",
         epoch=_number(entry, Attribute.EPOCH),
     )
 
