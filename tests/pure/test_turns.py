@@ -143,7 +143,7 @@ def names(folder: Path, **given: object) -> list[str]:
 
 def test_only_a_saved_machine_that_ran_waits_and_each_of_an_order_tells(tmp_path: Path) -> None:
     assert names(tmp_path) == ["overlays", "save", "swap", "resume"]
-    assert names(tmp_path, start_wait=0) == ["overlays", "save", "swap", "turn", "resume", "started"]
+    assert names(tmp_path, start_wait=0) == ["overlays", "save", "swap", "load", "turn", "resume", "started"]
     assert names(tmp_path, start_wait=5, power=Power.PAUSED) == ["overlays", "save", "swap", "resume", "started"]
     assert names(tmp_path, start_wait=5, power=Power.OFF) == ["overlays", "swap", "started"]
     clones = Route(freezes=False, clones=True, once=False)
