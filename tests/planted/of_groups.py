@@ -45,6 +45,36 @@ BUGS = (
         ),
     ),
     Bug(
+        "A machine waits for its turn without bound",
+        "The agent of the database's node is dead, and the web server stands still until the morning.",
+        (
+            Edit(
+                "nodeagent/turns.py",
+                "            return answer.result(seconds)",
+                "            return answer.result(LONGEST)",
+            ),
+        ),
+        ("tests/pure/test_turns.py::test_a_directory_that_hangs_keeps_nobody_for_longer_than_the_plan_says",),
+    ),
+    Bug(
+        "A machine that waits keeps the room that the other needs",
+        "One snapshot at a time here: the web server waits for the database, and the database for the web server.",
+        (Edit("nodeagent/cycle.py", " if job.machine not in waiting)", ")"),),
+        ("tests/pure/test_turns.py::test_a_machine_that_waits_takes_up_no_room_of_its_node",),
+    ),
+    Bug(
+        "Machines run on as soon as all are saved",
+        "The web server runs before its database does, and its users see errors.",
+        (
+            Edit(
+                "controller/start_order.py",
+                "    return member.is_in(_NOT_SNAPSHOTTED) and not member.leaf.started",
+                "    return member.is_in((Mode.INITIALIZE, Mode.INITIALIZED, Mode.SNAPSHOT))",
+            ),
+        ),
+        (f"{_TRANSCRIPTS}[group_start_order]",),
+    ),
+    Bug(
         "A group that failed later stays consistent",
         "One machine's merge failed for good, and the others' leaves still promise a whole group.",
         (
