@@ -24,8 +24,8 @@ ENTRIES = (Attribute.ENTRY, Attribute.ENTRY_BEFORE)
 class Action:
     """One claim: the leaf as read, and what it becomes. `message` and `attempts` None: as they are.
 
-    `removed` are attributes that go with it, `group` is noted on the leaf; `said` is what the log says instead of the
-    move.
+    `removed` are attributes that go with it, `group` is noted on the leaf, and so is `bandwidth` (MiB/s; 0: no limit,
+    None: as it is); `said` is what the log says instead of the move.
     """
 
     leaf: Leaf
@@ -36,13 +36,15 @@ class Action:
     attempts: int | None = None
     removed: tuple[Attribute, ...] = ()
     group: str = ""
+    bandwidth: int | None = None
     said: str = ""
 
     @property
     def sentence(self) -> str:
         """What the log says of it."""
         why = f" ({self.message})" if self.message else ""
-        return f"{_named(self.leaf)} {self.said or f'{self.leaf.raw_mode} → {self.mode}'}{why}"
+        pace = f", at most {self.bandwidth} MiB/s" if self.bandwidth else ""
+        return f"{_named(self.leaf)} {self.said or f'{self.leaf.raw_mode} → {self.mode}'}{pace}{why}"
 
     @property
     def outcome(self) -> Leaf:
@@ -55,6 +57,7 @@ class Action:
             message=self.leaf.message if self.message is None else self.message,
             attempts=self.leaf.attempts if self.attempts is None else self.attempts,
             group=self.group or self.leaf.group,
+            bandwidth=self.leaf.bandwidth if self.bandwidth is None else self.bandwidth,
         )
         return _without(moved, self.removed)
 

@@ -59,6 +59,7 @@ _READ = (
     Attribute.PRUNED,
     Attribute.MANIFEST_DIGEST,
     Attribute.EPOCH,
+    Attribute.BANDWIDTH,
     _CHANGED,
 )
 _GENERALIZED_TIME = re.compile(r"(\d{14})Z")
@@ -257,6 +258,8 @@ def _report(action: Action) -> Report:
         extra[Attribute.ATTEMPTS.value] = (str(action.attempts),) if action.attempts else ()
     if action.group:
         extra[Attribute.GROUP.value] = (action.group,)
+    if action.bandwidth is not None:
+        extra[Attribute.BANDWIDTH.value] = (str(action.bandwidth),) if action.bandwidth else ()
     return Report(action.state, action.return_value, action.message, extra)
 
 

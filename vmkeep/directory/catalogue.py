@@ -254,6 +254,7 @@ def leaf_of(entry: Entry) -> Leaf | None:
         group_spread=entry.first(Attribute.GROUP_SPREAD) or "",
         group_consistency=entry.first(Attribute.GROUP_CONSISTENCY) or "",
         epoch=_number(entry, Attribute.EPOCH),
+        bandwidth=max(_number(entry, Attribute.BANDWIDTH) or 0, 0),
     )
 
 
