@@ -7,7 +7,20 @@ import pytest
 
 from controller.actions import BringInLine, PutBack
 from controller.entries import carry_out
-from tests.pure.test_entries import LEAF, LIVE, NOW, SAVED, WANTED, MortalStore, directory, leaf_in, shape, text, turn
+from tests.pure.test_entries import (
+    LEAF,
+    LIVE,
+    NOW,
+    SAVED,
+    TREE,
+    WANTED,
+    MortalStore,
+    directory,
+    leaf_in,
+    shape,
+    text,
+    turn,
+)
 from vmkeep.contract.names import Attribute
 from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.memory import MemoryStore
