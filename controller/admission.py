@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from controller.actions import Step
 from controller.allotting import Allotted, Room, allot
+from controller.bandwidths import NOT_LIMITED, Bandwidths
 from controller.budgets import Budget
 from controller.decide import View, key_of
 from controller.places import Place, Places
@@ -20,7 +21,7 @@ from vmkeep.contract.grouping import window_end
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
 from vmkeep.service.metrics import Metrics
-from vmkeep.service.settings import ControllerSettings
+from vmkeep.service.settings import BudgetSettings, ControllerSettings, PacedBudgetSettings
 
 _BEFORE_SNAPSHOTTED = (Mode.INITIALIZE, Mode.INITIALIZED, Mode.SNAPSHOT, Mode.SNAPSHOTTING)
 
@@ -29,7 +30,15 @@ def budgets_of(settings: ControllerSettings) -> dict[Mode, Budget]:
     """The budgets the settings give, by the mode that asks."""
     of = settings.budgets
     kinds = {Mode.SNAPSHOT: of.snapshots, Mode.MERGE: of.merges, Mode.RETAIN: of.retains}
-    return {mode: Budget(one.overall, one.per_node, one.per_root) for mode, one in kinds.items()}
+    return {mode: Budget(one.overall, one.per_node, one.per_root, _bandwidths(one)) for mode, one in kinds.items()}
+
+
+def _bandwidths(settings: BudgetSettings) -> Bandwidths:
+    """None of a snapshot: a machine may stand still in it."""
+    if not isinstance(settings, PacedBudgetSettings):
+        return NOT_LIMITED
+    totals = (settings.bandwidth_overall, settings.bandwidth_per_node, settings.bandwidth_per_root)
+    return Bandwidths(*(total or 0 for total in totals))
 
 
 @dataclass

@@ -84,10 +84,18 @@ class _Kind:
         """What is asked for, and why the rest waits."""
         wishes = [*self._of_groups(), *self._of_single_ones()]
         at_work = [*self._at_work(), *self._reserved()]
-        found = fit(wishes, at_work, self._room.budgets.get(self._kind, Budget()), self._room.down)
-        steps: list[Step] = [action for name in found.fitting for action in self._asked[name]]
+        found = fit(wishes, at_work, self._budget, self._room.down)
+        steps: list[Step] = [self._with_its_share(action) for name in found.fitting for action in self._asked[name]]
         waiting = {key_of(one.leaf): why for name, why in found.waiting.items() for one in self._asked[name]}
         return steps, waiting | self._held
+
+    @property
+    def _budget(self) -> Budget:
+        return self._room.budgets.get(self._kind, Budget())
+
+    def _with_its_share(self, action: Action) -> Action:
+        given = self._budget.given_to(self._piece(action.leaf))
+        return replace(action, bandwidth=given) if given else action
 
     def _of_groups(self) -> Iterator[Wish]:
         """One wish a group: who is to be asked now, and room for all who are to be asked after them."""
@@ -121,7 +129,7 @@ class _Kind:
         group_of = {key_of(m.leaf): _told(key) for key, group in self._groups.items() for m in group.members}
         for leaf in self._leaves:
             if leaf.mode in working and not leaf.is_failed:
-                yield AtWork(self._piece(leaf), group_of.get(key_of(leaf), ""))
+                yield AtWork(self._piece(leaf), group_of.get(key_of(leaf), ""), leaf.bandwidth)
 
     def _reserved(self) -> Iterator[AtWork]:
         """The room of those who are to be asked after others of their group."""

@@ -60,6 +60,7 @@ _READ = (
     Attribute.PRUNED,
     Attribute.MANIFEST_DIGEST,
     Attribute.EPOCH,
+    Attribute.BANDWIDTH,
     _CHANGED,
 )
 _GENERALIZED_TIME = re.compile(r"(\d{14})Z")
@@ -269,6 +270,8 @@ def _report(action: Action) -> Report:
         extra[Attribute.GROUP.value] = (action.group,)
     if action.start_wait is not None:
         extra[Attribute.START_WAIT.value] = (str(action.start_wait),)
+    if action.bandwidth is not None:
+        extra[Attribute.BANDWIDTH.value] = (str(action.bandwidth),) if action.bandwidth else ()
     return Report(action.state, action.return_value, action.message, extra)
 
 

@@ -141,6 +141,11 @@ class Order(_Frozen):
         return self.restoring
 
     @property
+    def bandwidth_off(self) -> int:
+        """As `bandwidth`, of a machine that is off. Only of a merge: after anything else it may be about to start."""
+        return self.bandwidth if self.mode is Mode.MERGING else 0
+
+    @property
     def has_memory(self) -> bool:
         """Whether the set holds the machine's memory."""
         return self.power is not Power.OFF and self.method is not Method.DISK

@@ -110,7 +110,7 @@ class _Carrying:
         self._host.progress(backup_size(backup, kept))
         if made.digest is not None and made.size is not None:
             return Content(made.size, made.digest)
-        return digest_file(backup, kept)
+        return digest_file(backup, kept, pace=self._pace)
 
     def _copy(self, source: Folder, backup: Folder, made: MadeFile, kept: str) -> Content:
         backup.remove(kept)  # of an attempt that did not live to note its digest

@@ -85,6 +85,7 @@ set     leaf         vmkeepDeleteLast=TRUE                      yes    yes      
 set     leaf         vmkeepHold=the_audit                       yes    yes      -      -      -        -
 set     leaf         vmkeepPruned=text                          yes    yes      -      -      -        -
 set     leaf         vmkeepEpoch=9                              yes    yes      -      -      -        -
+set     leaf         vmkeepBandwidth=9                          yes    yes      -      -      -        -
 set     lease        vmkeepLeaseHolder=me                       yes    yes      -      -      -        -
 set     lease        vmkeepEpoch=9                              yes    yes      -      -      -        -
 set     leaf         sstRestoreVMWithoutState=TRUE              yes    yes      -      -      -        -
@@ -385,7 +386,7 @@ def test_the_controller_adds_the_lease_where_it_is_missing(directory: Directory,
 
 
 NOT_THE_NODES = {
-    *(Attribute.ATTEMPTS, Attribute.ENTRY_BEFORE),  # the controller's
+    *(Attribute.ATTEMPTS, Attribute.ENTRY_BEFORE, Attribute.BANDWIDTH),  # the controller's
     # what an admin wishes for
     *(Attribute.RESTORE_DISK, Attribute.RESTORE_FROM, Attribute.RESTORE_ISOLATED, Attribute.RESTORE_KEEP_MAC),
     *(Attribute.KEEP_OLD, Attribute.DELETE_LAST),

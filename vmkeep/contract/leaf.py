@@ -8,6 +8,7 @@ from vmkeep.contract.modes import ROWS, Circle, Kind, Mode
 from vmkeep.contract.timestamps import from_timestamp
 
 NOW = "0"  # sstProvisioningState beside an imperative: start
+_MOST = 999_999_999  # MiB/s, as in a plan: what an admin typed must not be too long for libvirt
 NOT_PUT_BACK = "could not be put back"  # in a message: the failure left something undone, and a person is needed
 
 
@@ -39,7 +40,8 @@ class Leaf:
     still so that others of them run before it (0: it may run on; None: there is no order), `started` when it ran on.
     `node` is at work on it, `set_node` laid its set into retain. `hold` is somebody's word that it stays
     (`retention.read_hold`), `pruned` why the plan lets it go.
-    `epoch` is that of the controller that wrote it last.
+    `epoch` is that of the controller that wrote it last. `bandwidth` in MiB/s is what the controller gave its merge or
+    retain, 0 for no limit.
     """
 
     dn: str
@@ -75,6 +77,7 @@ class Leaf:
     start_wait: int | None = None
     started: str = ""
     epoch: int | None = None
+    bandwidth: int = 0
 
     @property
     def mode(self) -> Mode | None:
@@ -134,6 +137,11 @@ class Leaf:
     def is_left_to(self, node: str) -> bool:
         """Whether a node may go on with work on it: it began that, or nothing says who did."""
         return self.node.casefold() in ("", node.casefold())
+
+    def slowed(self, bandwidth: int) -> int:
+        """The lower of a plan's bandwidth and the one given here, for merge and retain; MiB/s, 0: no limit."""
+        given = self.bandwidth if self.mode in (Mode.MERGING, Mode.RETAINING) else 0
+        return min((limit for limit in (bandwidth, min(given, _MOST)) if limit), default=0)
 
     def duration(self, what: str) -> float | None:
         """Seconds recorded under a name in sstProvisioningExecutionTime."""

@@ -85,6 +85,7 @@ class Attribute(StrEnum):
     GROUP_CONSISTENCY = "vmkeepGroupConsistency"
     START_WAIT = "vmkeepStartWait"
     STARTED = "vmkeepStarted"
+    BANDWIDTH = "vmkeepBandwidth"
     PROMISE = "vmkeepPromise"
     AT_NODE = "vmkeepNode"
     SET_NODE = "vmkeepSetNode"
@@ -145,6 +146,7 @@ OIDS: dict[str, str] = {
     Attribute.GROUP_CONSISTENCY: f"{VMKEEP_ARC}.1.44",
     Attribute.START_WAIT: f"{VMKEEP_ARC}.1.60",
     Attribute.STARTED: f"{VMKEEP_ARC}.1.61",
+    Attribute.BANDWIDTH: f"{VMKEEP_ARC}.1.65",
     Attribute.PROMISE: f"{VMKEEP_ARC}.1.50",
     Attribute.AT_NODE: f"{VMKEEP_ARC}.1.51",
     Attribute.SET_NODE: f"{VMKEEP_ARC}.1.52",

@@ -179,6 +179,10 @@ class Catalogue:
         """Write our epoch on a leaf, wherever it stands by now; LOST where it is gone, or a later epoch's."""
         return self._written(leaf, {}, {})
 
+    def tell(self, leaf: Leaf, changes: Mapping[str, Sequence[str]]) -> Claim:
+        """Write what holds wherever the leaf stands by now; LOST where it is gone, or a later epoch wrote on it."""
+        return self._written(leaf, {}, changes)
+
     def remove(self, leaf: Leaf) -> bool:
         """Delete a leaf that still stands as it was read; False where it does not, or a later epoch wrote on it."""
         parts = (Equals(Attribute.MODE, leaf.raw_mode), Equals(Attribute.STATE, leaf.state), self._of_no_later_epoch())
@@ -256,6 +260,7 @@ def leaf_of(entry: Entry) -> Leaf | None:
         start_wait=_number(entry, Attribute.START_WAIT),
         started=entry.first(Attribute.STARTED) or "",
         epoch=_number(entry, Attribute.EPOCH),
+        bandwidth=max(_number(entry, Attribute.BANDWIDTH) or 0, 0),
     )
 
 
