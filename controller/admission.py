@@ -20,6 +20,7 @@ from controller.pulse import Pulse
 from vmkeep.contract.grouping import window_end
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
+from vmkeep.contract.names import Attribute
 from vmkeep.service.metrics import Metrics
 from vmkeep.service.settings import BudgetSettings, ControllerSettings, PacedBudgetSettings
 
@@ -70,7 +71,7 @@ class Admission:
         for key in sorted(found.keys() - self._held_back):
             self.log.info(
                 f"{found[key].machine}: the restore of {key[1]} waits ({allotted.waiting[key]}); "
-                "where that one does not go on, back out of it with vmkeep abort"
+                f"to have it go on at once, remove {Attribute.GROUP} from this leaf"
             )
         self._held_back = frozenset(found)
 

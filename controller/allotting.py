@@ -12,7 +12,7 @@ from controller.budgets import AtWork, Budget, Piece, Wish, fit
 from controller.decide import key_of
 from controller.groups import Group, Key, groups_of
 from controller.places import Place
-from controller.start_order import may_run_on, start_wait_of, waiting_restores
+from controller.start_order import may_run_on, start_waits, waiting_restores
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode, at_work
 
@@ -108,13 +108,14 @@ class _Kind:
             self._held |= {key_of(leaf): f"group {key[0]}: {why}" for leaf in later}
             if not own:
                 continue
-            self._asked[name] = tuple(self._of_group(action, key, group) for action in own)
+            waits = start_waits(group)
+            self._asked[name] = tuple(
+                replace(action, group=self._name_of(action.leaf, key), start_wait=waits.get(key_of(action.leaf)))
+                for action in own
+            )
             leaves = [action.leaf for action in own] + ([] if group.has_begun else later)
             since = min(self._since.get(leaf.dn, _LONG_AGO) for leaf in leaves)
             yield Wish(name, BEGUN if group.has_begun else key[1], since, tuple(map(self._piece, leaves)), name)
-
-    def _of_group(self, action: Action, key: Key, group: Group) -> Action:
-        return replace(action, group=self._name_of(action.leaf, key), start_wait=start_wait_of(group, action.leaf))
 
     def _of_single_ones(self) -> Iterator[Wish]:
         of_groups = {key_of(member.leaf) for group in self._groups.values() for member in group.members}

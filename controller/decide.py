@@ -26,6 +26,7 @@ _WORTH_FINISHING = (Mode.MERGING, Mode.RETAINING)
 # A merge that could not copy frozen images, or lacks its notes, is over: asked again it could only hide why.
 _OVER = (ReturnValue.CANNOT_COPY_IMAGE, ReturnValue.MISSING_FILES)
 _ASKED_AGAIN = "asked again"
+NO_SIGN_OF_LIFE = "no sign of life"
 _IS_IT_THERE = "is the agent of its node running, and does sstNode name that node?"
 _NOT_OF_A_BACKUP = tuple(row.mode for row in ROWS.values() if row.circle is not Circle.BACKUP)
 # Where the machine's entry is rightly being changed, or stays as the restore made it.
@@ -264,7 +265,7 @@ def _ended(leaf: Leaf, deadline: timedelta, now: str) -> Action | None:
     seconds = int(deadline.total_seconds())
     if leaf.mode is Mode.RESTORING:
         # Half done perhaps: only its own agent can finish it or take it back, so nobody else is let in.
-        message = f"{leaf.machine}: no sign of life for {seconds} s while it is restored; {_IS_IT_THERE}"
+        message = f"{leaf.machine}: {NO_SIGN_OF_LIFE} for {seconds} s while it is restored; {_IS_IT_THERE}"
         return None if leaf.message == message else Action(leaf, leaf.mode, NOW, message=message)
     if leaf.is_at_work:
         message = f"{leaf.machine}: no sign of life for {seconds} s at {leaf.mode} (vmkeepDeadline); {_IS_IT_THERE}"

@@ -174,7 +174,8 @@ class Agent:
     def _leaves(self) -> Iterator[Leaf]:
         """Leaves that ask for work or are at work, the oldest first, so that nobody starves."""
         leaves = self._shop.catalogue.leaves(matching=STARTING_OR_WORKING)
-        return iter(sorted(leaves, key=lambda leaf: (leaf.timestamp, leaf.machine)))
+        # Who is to run on first is begun first: the others stand still until then.
+        return iter(sorted(leaves, key=lambda leaf: (leaf.timestamp, bool(leaf.start_wait), leaf.machine)))
 
     def _consider(self, leaf: Leaf) -> None:
         """Take a leaf up if it is for this node; whatever is wrong with one leaf, the others go on."""

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -19,7 +20,8 @@ from vmkeep.directory.catalogue import Catalogue
 
 LONGEST = 600.0  # seconds; whatever a plan or a leaf says
 OUT_OF_TURN = "it ran on out of turn"
-_PAUSES = (0.01, 0.1)  # seconds between two looks, at first and at most
+_PAUSES = (0.01, 0.2)  # seconds between two looks, at first and at most
+_LOOK_UP = 0.2  # seconds until an agent that is ended lets go
 
 
 def _nobody() -> None:
@@ -30,12 +32,14 @@ def _nobody() -> None:
 class Turns:
     """Asks the directory. Without a `catalogue` there is nobody to ask. `wake` asks for a cycle of the agent.
 
-    `waiting` are the machines that wait: they do nothing, and take up no room of their node.
+    `waiting` are the machines that wait: they do nothing, and take up no room of their node. `since` is when this agent
+    began, in seconds since the epoch.
     """
 
     catalogue: Catalogue | None = None
     wake: Callable[[], None] = _nobody
     waiting: set[str] = field(default_factory=set)
+    since: float = field(default_factory=time.time)
 
     def wait(self, order: Order, stop: threading.Event) -> str:
         """Wait until the leaf lets the machine run on; "" where it does, else why it is not waited for any more."""
@@ -44,14 +48,12 @@ class Turns:
         seconds = min(float(order.start_wait), LONGEST)
         answer: Future[str] = Future()
         # In a thread of its own: no answer of the directory, however late, keeps the machine waiting for longer.
-        arguments = (self.catalogue, order.leaf_dn, stop, time.monotonic() + seconds, answer)
+        arguments = (self.catalogue, order.leaf_dn, time.monotonic() + seconds, answer)
         threading.Thread(target=_ask, args=arguments, name=f"turn of {order.machine}", daemon=True).start()
         self.waiting.add(order.machine)
         self.wake()
         try:
-            return answer.result(seconds)
-        except TimeoutError:
-            return f"{OUT_OF_TURN}: others of its group were not running within {seconds:g} s (vmkeepStartWait)"
+            return _answered(answer, seconds, stop)
         finally:
             self.waiting.discard(order.machine)
 
@@ -68,18 +70,26 @@ class Turns:
             return  # the end of the step tells the same, only later
 
 
-def _ask(catalogue: Catalogue, leaf_dn: str, stop: threading.Event, until: float, answer: Future[str]) -> None:
+def _answered(answer: Future[str], seconds: float, stop: threading.Event) -> str:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if stop.is_set():
+            return f"{OUT_OF_TURN}: the agent was ended"
+        with suppress(TimeoutError):
+            return answer.result(min(left, _LOOK_UP))
+    return f"{OUT_OF_TURN}: others of its group were not running within {seconds:g} s (vmkeepStartWait)"
+
+
+def _ask(catalogue: Catalogue, leaf_dn: str, until: float, answer: Future[str]) -> None:
     pause, longest = _PAUSES
     while time.monotonic() < until:
         try:
-            leaf = catalogue.leaf(leaf_dn)
+            wait = catalogue.start_wait(leaf_dn)
         except (TryLater, Refused) as why:
             answer.set_result(f"{OUT_OF_TURN}: the directory did not say whose turn it was ({why})")
             return
-        if leaf is None or not leaf.start_wait:
+        if not wait:
             answer.set_result("")
             return
-        if stop.wait(pause):
-            answer.set_result(f"{OUT_OF_TURN}: the agent was ended")
-            return
+        time.sleep(pause)
         pause = min(pause * 2, longest)

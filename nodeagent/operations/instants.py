@@ -5,8 +5,8 @@
     save, clones:      save → firmware → clone → load → go
     live and disk:     freeze → firmware
 
-In a group with an order of starting a saved machine is loaded before its `turn`, and `started` is the last. From save
-on the machine stands still until it is let go; nothing but its turn, and that bounded, waits for the directory.
+In a group with an order of starting there is a `turn` before resume and load, and `started` at the end. From save on
+the machine stands still until it is let go; nothing but its turn, and that bounded, waits for the directory.
 """
 
 from nodeagent.operations.cloning_still import CloningStill
@@ -34,9 +34,7 @@ def _held(order: Order, host: Host, firmware: tuple[Step, ...]) -> tuple[Step, .
     if order.route.clones:
         return (_save(order, host), *still, *_clones(order, host))
     held = (_save(order, host), *still, _swap(order, host))
-    awaited = turn(order, host)
-    loaded = (_load(order, host),) if awaited else ()
-    return (*_overlays(order, host), *held, *loaded, *awaited, _resume(order, host))
+    return (*_overlays(order, host), *held, *turn(order, host), _resume(order, host))
 
 
 def _freeze(order: Order, host: Host) -> Step:
@@ -73,12 +71,6 @@ def _swap(order: Order, host: Host) -> Step:
     )
 
 
-def _load(order: Order, host: Host) -> Step:
-    loading = Resuming(order, host).load
-    step = Step("load", "bring the machine back", ReturnValue.CANNOT_RESTORE_MACHINE, loading)
-    return step.while_guest_is_down(True)
-
-
 def _resume(order: Order, host: Host) -> Step:
     resuming = Resuming(order, host)
     return Step(
@@ -95,4 +87,4 @@ def _clones(order: Order, host: Host) -> tuple[Step, ...]:
     ).while_guest_is_down(True)
     go = Step("go", "let the machine run on", ReturnValue.CANNOT_RESTORE_MACHINE, cloning.go, cloning.gone)
     still = clone.while_guest_is_down(True)
-    return (still, load, *turn(order, host), go) if order.power is Power.RUNNING else (still, load)
+    return (still, *turn(order, host), load, go) if order.power is Power.RUNNING else (still, load)

@@ -13,7 +13,7 @@ from nodeagent.host.hypervisor import View
 from nodeagent.operations import saved_memory
 from nodeagent.operations.room import not_on_ram_disk
 from nodeagent.order import Order, OrderDisk
-from nodeagent.steps import NO_FACTS, Facts, Host
+from nodeagent.steps import Facts, Host
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.machine import Power
@@ -87,16 +87,6 @@ class Resuming:
         )
 
     # resuming
-
-    def load(self, facts: Facts) -> Facts:
-        """Bring the machine back, paused: what is left to do when its turn comes takes no time."""
-        view = self._look()
-        if view is None or not view.is_active:
-            if not self._ran_on():
-                self._load(str(facts["state_path"]))
-        elif not saved_memory.is_over(view, self._chains):
-            raise self._order.started_by_another
-        return NO_FACTS
 
     def resume(self, facts: Facts) -> Facts:
         """Let the machine run on over its overlays, once their chain is proven."""

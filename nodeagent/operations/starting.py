@@ -11,17 +11,22 @@ from vmkeep.contract.machine import Power
 
 
 def turn(order: Order, host: Host) -> tuple[Step, ...]:
-    """The step before a saved machine is let go. Not waited for twice: it has stood still over a crash already."""
+    """The step before a saved machine comes back: while it is off nobody can move it or let it run.
+
+    Not waited for over a crash: it has stood still for long enough.
+    """
     if order.start_wait is None or order.power is not Power.RUNNING:
         return ()
 
-    def wait(_facts: Facts) -> Facts:
+    def wait(facts: Facts) -> Facts:
+        if float(facts.get("save_began", host.turns.since)) < host.turns.since:
+            return killed(facts)
         return {"turn": host.turns.wait(order, host.stop)}
 
-    def waited(_facts: Facts) -> Facts:
-        return {"turn": f"{OUT_OF_TURN}: the agent was killed while the machine waited"}
+    def killed(_facts: Facts) -> Facts:
+        return {"turn": f"{OUT_OF_TURN}: the agent was killed while the machine stood still"}
 
-    step = Step("turn", "wait for others of its group", ReturnValue.CANNOT_RESTORE_MACHINE, wait, waited)
+    step = Step("turn", "wait for others of its group", ReturnValue.CANNOT_RESTORE_MACHINE, wait, killed)
     return (step.while_guest_is_down(True),)
 
 

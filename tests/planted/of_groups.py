@@ -51,8 +51,8 @@ BUGS = (
         (
             Edit(
                 "nodeagent/turns.py",
-                "            return answer.result(seconds)",
-                "            return answer.result(LONGEST)",
+                "    until = time.monotonic() + seconds\n    while",
+                "    until = time.monotonic() + LONGEST\n    while",
             ),
         ),
         ("tests/pure/test_turns.py::test_a_directory_that_hangs_keeps_nobody_for_longer_than_the_plan_says",),
@@ -69,8 +69,8 @@ BUGS = (
         (
             Edit(
                 "controller/start_order.py",
-                "    return member.is_in(_NOT_SNAPSHOTTED) and not member.leaf.started",
-                "    return member.is_in((Mode.INITIALIZE, Mode.INITIALIZED, Mode.SNAPSHOT))",
+                "one.is_in(_NOT_SNAPSHOTTED) and not one.leaf.started)",
+                "one.is_in((Mode.INITIALIZE, Mode.INITIALIZED, Mode.SNAPSHOT)))",
             ),
         ),
         (f"{_TRANSCRIPTS}[group_start_order]",),

@@ -112,6 +112,13 @@ def test_an_agent_that_ends_lets_go_at_once(waiting: Workshop) -> None:
     assert waiting.host.turns.wait(SECOND, stop) == f"{OUT_OF_TURN}: the agent was ended"
 
 
+def test_an_agent_that_ends_lets_go_also_where_the_directory_hangs() -> None:
+    slow, stop = Slow(), threading.Event()
+    stop.set()
+    assert Turns(Catalogue(slow, TREE)).wait(SECOND, stop) == f"{OUT_OF_TURN}: the agent was ended"
+    slow.answers.set()
+
+
 def test_that_it_runs_is_told_on_the_leaf(waiting: Workshop) -> None:
     waiting.host.turns.tell(SECOND, 0.5)
     leaf = waiting.catalogue.leaf(DN)
@@ -143,11 +150,11 @@ def names(folder: Path, **given: object) -> list[str]:
 
 def test_only_a_saved_machine_that_ran_waits_and_each_of_an_order_tells(tmp_path: Path) -> None:
     assert names(tmp_path) == ["overlays", "save", "swap", "resume"]
-    assert names(tmp_path, start_wait=0) == ["overlays", "save", "swap", "load", "turn", "resume", "started"]
+    assert names(tmp_path, start_wait=0) == ["overlays", "save", "swap", "turn", "resume", "started"]
     assert names(tmp_path, start_wait=5, power=Power.PAUSED) == ["overlays", "save", "swap", "resume", "started"]
     assert names(tmp_path, start_wait=5, power=Power.OFF) == ["overlays", "swap", "started"]
     clones = Route(freezes=False, clones=True, once=False)
-    assert names(tmp_path, start_wait=5, route=clones) == ["save", "clone", "load", "turn", "go", "started"]
+    assert names(tmp_path, start_wait=5, route=clones) == ["save", "clone", "turn", "load", "go", "started"]
     freezes = Route(freezes=True, clones=False, once=False)
     assert names(tmp_path, start_wait=5, route=freezes, method=Method.LIVE) == ["freeze", "started"]
 
@@ -157,7 +164,19 @@ def test_an_agent_that_was_killed_while_a_machine_waited_does_not_wait_again(wai
     journal.began("turn", 0.0, must=False)
     [found] = Journals(journal.path.parent).all()
     outcome = Runner(found, lambda: 0.0, Patience()).run((*turn(SECOND, waiting.host), *started(SECOND, waiting.host)))
-    assert (outcome.code, outcome.sentence) == (0, f"{OUT_OF_TURN}: the agent was killed while the machine waited")
+    assert (outcome.code, outcome.sentence) == (0, f"{OUT_OF_TURN}: the agent was killed while the machine stood still")
+
+
+@pytest.mark.parametrize(("began", "waits"), [(-5.0, False), (5.0, True)])
+def test_a_machine_that_was_saved_before_its_agent_was_started_does_not_wait(
+    waiting: Workshop, began: float, waits: bool
+) -> None:
+    journal = waiting.journals.create(BRIEF)
+    journal.began("save", waiting.host.turns.since + began, must=True)
+    [found] = Journals(journal.path.parent).all()
+    outcome = Runner(found, lambda: 0.0, Patience()).run(turn(BRIEF, waiting.host))
+    assert ("were not running within 1 s" in outcome.sentence) is waits
+    assert ("the agent was killed while the machine stood still" in outcome.sentence) is not waits
 
 
 def test_a_machine_that_waits_takes_up_no_room_of_its_node(

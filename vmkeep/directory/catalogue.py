@@ -127,6 +127,11 @@ class Catalogue:
         entry = self.store.read(dn)
         return leaf_of(entry) if entry else None
 
+    def start_wait(self, dn: str) -> int:
+        """For how many seconds a leaf has its machine wait to run on; 0 where it does not, or is gone."""
+        entry = self.store.read(dn, (Attribute.START_WAIT,))
+        return (_number(entry, Attribute.START_WAIT) or 0) if entry else 0
+
     def leaves(self, machine: str | None = None, matching: Filter = LEAVES) -> Iterator[Leaf]:
         """Leaves of one machine or of all, oldest first within nothing but the server's order."""
         base = self.tree.machine_plan(machine) if machine else self.tree.machines
