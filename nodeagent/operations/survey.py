@@ -18,7 +18,7 @@ from nodeagent.moves import moved
 from nodeagent.operations.choosing import as_made, chosen
 from nodeagent.operations.deletion_survey import refuse_if_in_use, survey_deletion
 from nodeagent.operations.finding import find_set
-from nodeagent.operations.following import refuse_unseen_set, to_be_merged
+from nodeagent.operations.following import refuse_if_run_elsewhere, refuse_unseen_set, to_be_merged
 from nodeagent.operations.given_up import given_up
 from nodeagent.operations.overlays import image_below
 from nodeagent.operations.restore_survey import survey_restore
@@ -76,11 +76,10 @@ class Surveyor:
         }
         return surveys[working](leaf, machine, plan)
 
-    # the three surveys
-
     def _snapshot(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         view = self._view(machine.name)
         disks = self._consistent_disks(machine, view.description)
+        refuse_if_run_elsewhere(machine.name, self.host, view, [path for _, path in disks])
         order = self._order(leaf, machine, plan, Mode.SNAPSHOTTING, disks)
         order = order.model_copy(
             update={
