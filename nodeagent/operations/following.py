@@ -5,7 +5,7 @@ retain directory that another node laid the set into. Called by the surveys, by 
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
 from nodeagent.host.errors import HostFailure
@@ -19,6 +19,7 @@ from vmkeep.contract.errors import Refused
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
 
+_LOOK_SECONDS = 5.0  # so long at most two nodes may be at one set, each with files of its own
 _CLOSING_SECONDS, _POLL_SECONDS = 2.0, 0.1  # a QEMU that ends may take a moment to let go
 
 
@@ -71,6 +72,26 @@ def _is_open(image: PurePosixPath, host: Host) -> bool:
             return host.images.is_open(folder, image.name)
     except (HostFailure, OSError):
         return False  # no image yet, or a storage without locks; what is wrong with it is told by who reads it
+
+
+class StillOurs:
+    """Is told of progress while a set is carried, and asks now and then whether the leaf is still this node's work.
+
+    A large file takes hours; whoever was given the leaf meanwhile writes to the same set.
+    """
+
+    def __init__(self, order: Order, host: Host, clock: Callable[[], float] = time.monotonic) -> None:
+        self._order = order
+        self._host = host
+        self._clock = clock
+        self._due = clock() + _LOOK_SECONDS
+
+    def __call__(self, amount: int) -> None:
+        """Pass it on; Refused where the work is another node's by now."""
+        self._host.progress(amount)
+        if self._clock() >= self._due:
+            self._host.moves.refuse_if_given_up(self._order)
+            self._due = self._clock() + _LOOK_SECONDS
 
 
 def to_be_merged(order: Order, leaf: Leaf, host: Host) -> Order:
