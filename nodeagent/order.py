@@ -84,7 +84,8 @@ class Order(_Frozen):
     """One operation on one machine. `place` is (vmtype, storage pool), the two directories above the machine's.
 
     `abandoned` are other backups of the machine in retain that nobody can finish. `unmade` says why no set can be made
-    any more of what a snapshot left, "" where it can. `peculiar` is all that the description of a machine that is to be
+    any more of what a snapshot left, "" where it can. `deadline`: seconds it may stand without a sign of life (0: not
+    known). `peculiar` is all that the description of a machine that is to be
     saved may name (`restoring.allowed.peculiarities`), None where none is.
     """
 
@@ -107,6 +108,7 @@ class Order(_Frozen):
     published: bool = False
     bytes_total: int = 0
     started_at: float = 0.0
+    deadline: int = 0
     node: str = ""
     boot: str = ""
     ldif: str = ""

@@ -201,6 +201,7 @@ class Surveyor:
             overlay_limit=plan.overlay_limit,
             freeze_seconds=plan.freeze_seconds,
             started_at=self.host.wall_clock(),
+            deadline=plan.deadline,
             node=self.host.node,
             boot=self.host.moves.boot,
         )

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -122,6 +124,27 @@ class Moving:
         where = {libvirt.VIR_MIGRATE_PARAM_URI: "tcp://127.0.0.1"}
         source.domain(machine.name).migrateToURI3(target.uri, where, _LIVE | _WHOLE)
         return replace(machine, node=target)
+
+    @contextmanager
+    def on_its_way(self, machine: Machine, seconds: float) -> Iterator[None]:
+        """A live migration that has begun when the block does, and takes so long at least; it is over afterwards."""
+        domain = self.old.domain(machine.name)
+        with ThreadPoolExecutor(max_workers=1) as admin:
+            migrating = admin.submit(self._migrate_slowly, machine)
+            until("the migration to begin", lambda: domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE, 20, step=0.02)
+            yield
+            begun = time.monotonic()
+            until("the migration to have taken its time", lambda: time.monotonic() - begun > seconds, seconds + 5)
+            domain.migrateSetMaxSpeed(1 << 20)
+            migrating.result(timeout=60)
+
+    def _migrate_slowly(self, machine: Machine) -> None:
+        where = {libvirt.VIR_MIGRATE_PARAM_URI: "tcp://127.0.0.1", libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: 1}
+        connection = libvirt.open(self.old.uri)
+        try:
+            connection.lookupByName(machine.name).migrateToURI3(self.new.uri, where, _LIVE | _WHOLE)
+        finally:
+            connection.close()
 
     def define_elsewhere(self, machine: Machine, source: Node, target: Node) -> Machine:
         """A machine that is off, moved by its description."""
