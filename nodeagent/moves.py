@@ -13,8 +13,10 @@ from nodeagent.order import Order
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.modes import Mode
 from vmkeep.directory.catalogue import Catalogue
 
+_ASKED_AGAIN = "this is asked for again where it is"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -38,7 +40,7 @@ class Moves:
             return
         machine = self.catalogue.machine_entry(order.machine)
         if machine is None or (machine.node or "").casefold() != self.node.casefold():
-            raise moved(order.machine, self.node, machine.node if machine else None)
+            raise moved(order.machine, self.node, machine.node if machine else None, _what_follows(order))
 
     def refuse_if_moved_over_a_boot(self, order: Order) -> None:
         """The same, for work begun before the host was started anew: it may have been given up for lost.
@@ -93,11 +95,16 @@ def is_deleted(catalogue: Catalogue, order: Order) -> bool:
     return catalogue.machine_entry(order.machine) is not None and catalogue.leaf(order.leaf_dn) is None
 
 
-def moved(machine: str, node: str, to: str | None) -> Refused:
+def _what_follows(order: Order) -> str:
+    if order.mode is Mode.SNAPSHOTTING:
+        return f"what it left in {order.paths.retain} goes with the machine's next backup"
+    return _ASKED_AGAIN
+
+
+def moved(machine: str, node: str, to: str | None, follows: str = _ASKED_AGAIN) -> Refused:
     """What to say on a node that a machine has left, or that the directory does not show it to any more."""
     where = f"is on {to or 'no node'} (sstNode)" if to is not None else "is not shown to this node by the directory"
     return Refused(
         ReturnValue.MOVED_AWAY,
-        f"{machine} {where}, and {node} was at work on it: its images are not written to from here; "
-        "this is asked for again where it is",
+        f"{machine} {where}, and {node} was at work on it: its images are not written to from here; {follows}",
     )

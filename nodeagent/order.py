@@ -83,7 +83,8 @@ class Restoring(_Frozen):
 class Order(_Frozen):
     """One operation on one machine. `place` is (vmtype, storage pool), the two directories above the machine's.
 
-    `abandoned` are other backups of the machine in retain that nobody can finish. `unmade` says why no set can be made
+    `abandoned` are other backups of the machine in retain that nobody can finish, `unnoted` those that ended at the
+    snapshot, which may not have come as far as its notes. `unmade` says why no set can be made
     any more of what a snapshot left, "" where it can. `deadline`: seconds it may stand without a sign of life (0: not
     known). `peculiar` is all that the description of a machine that is to be
     saved may name (`restoring.allowed.peculiarities`), None where none is.
@@ -117,6 +118,7 @@ class Order(_Frozen):
     route: Route = Route(freezes=False, clones=False, once=False)
     unmade: str = ""
     abandoned: tuple[str, ...] = ()
+    unnoted: tuple[str, ...] = ()
     overlay_limit: int = 0
     freeze_seconds: int = 10
     restoring: Restoring | None = None

@@ -88,7 +88,7 @@ class Surveyor:
                 "disks": tuple(self._checked_image(order, disk) for disk in order.disks),
                 "firmware": self._firmware(order, view.description),
                 "ldif": to_ldif(self.catalogue.subtree(machine.name)),
-                "abandoned": given_up(self.catalogue, order, self.host),
+                **given_up(self.catalogue, order, self.host),
             }
         )
         self._refuse_used_retain(order)
