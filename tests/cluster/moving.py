@@ -1,10 +1,12 @@
 """Two nodes that see each other's files, agents that can be held, and machines that are moved between them."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 import tomllib
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import libvirt
 from lab.cluster import Lab
 from lab.hypervisor import Node
 from lab.machines import Machine, MachineSpec
+from lab.processes import stop
 from lab.waiting import until
 from tests.cluster.plain import Plain
 from tests.faults.held_agent import place_of, reached
@@ -48,6 +51,16 @@ class Moving:
         return Plain(self.lab)
 
     # agents
+
+    @classmethod
+    @contextmanager
+    def between(cls, lab: Lab, folder: Path) -> Iterator["Moving"]:
+        """A lab of two nodes, with its agents; it is taken down in the end."""
+        both = cls(lab, folder)
+        for node in lab.nodes.values():
+            both.start_agent(node)
+        yield both
+        lab.down()
 
     def start_agent(self, node: Node) -> None:
         """One that can be held, in its node's view of the filesystem."""
@@ -90,16 +103,38 @@ class Moving:
         """On the new node another directory lies where a folder of the old one is: empty, and its own."""
         empty = self.folder / "empty"
         empty.mkdir(exist_ok=True)
-        self._in_the_new("mount", "--bind", str(empty), str(folder))
+        self._inside(self.new, "mount", "--bind", str(empty), str(folder))
         try:
             yield
         finally:
-            self._in_the_new("umount", "--lazy", str(folder))
+            self._inside(self.new, "umount", "--lazy", str(folder))
 
-    def _in_the_new(self, *command: str) -> None:
-        assert self.new.reaper is not None
-        inside = ["nsenter", "--target", str(self.new.reaper.pid), "--mount", *command]
+    @staticmethod
+    def _inside(node: Node, *command: str) -> None:
+        assert node.reaper is not None
+        inside = ["nsenter", "--target", str(node.reaper.pid), "--mount", *command]
         subprocess.run(inside, check=True, timeout=20)
+
+    # a node that is lost
+
+    def lose(self, node: Node) -> None:
+        """Its power fails: agent, libvirt and guests are gone, and so is what lay in memory."""
+        self.lab.kill_agent(node.name)
+        node.kill_libvirtd()
+        stop(node.processes("qemu-system"), grace=0)
+        for folder in (node.ram, node.folder / "run"):
+            for left in folder.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def boot(self, node: Node) -> None:
+        """It is back, with another start of its kernel as far as its agent can see."""
+        boot_id = self.folder / f"{node.name}.boot"
+        is_first = not boot_id.exists()
+        boot_id.write_text(f"{uuid.uuid4()}\n")
+        if is_first:
+            self._inside(node, "mount", "--bind", str(boot_id), "/proc/sys/kernel/random/boot_id")
+        node.restart_libvirtd()
+        self.start_agent(node)
 
     # machines
 
