@@ -239,7 +239,8 @@ def leave_out_of_sight(shop: Workshop, order: Order) -> None:
         shop.host.unretained.forget(order)
         return
     shop.log.warning(
-        "not removed: the directory shows neither the leaf nor the machine of this restore; do that by hand",
+        "not removed: the directory shows neither the leaf nor the machine of this restore; the machine may be another "
+        "node's by now, and restored there: set sstNode to this node once that is over, or remove it by hand then",
         machine=order.machine,
         leaf=order.timestamp,
         left=str(order.paths.retain),
