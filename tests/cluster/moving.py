@@ -36,6 +36,7 @@ class Moving:
 
     lab: Lab
     folder: Path
+    looks_every: float = 30.0  # seconds; agents are woken by leaves that ask for work, not by sstNode
     machines: dict[str, Machine] = field(default_factory=dict)
 
     @property
@@ -54,9 +55,9 @@ class Moving:
 
     @classmethod
     @contextmanager
-    def between(cls, lab: Lab, folder: Path) -> Iterator["Moving"]:
+    def between(cls, lab: Lab, folder: Path, looks_every: float = 30.0) -> Iterator["Moving"]:
         """A lab of two nodes, with its agents; it is taken down in the end."""
-        both = cls(lab, folder)
+        both = cls(lab, folder, looks_every)
         for node in lab.nodes.values():
             both.start_agent(node)
         yield both
@@ -78,7 +79,7 @@ class Moving:
         wanted = {key: f"{key} = {json.dumps(value)}" for key, value in roots.items()}
         lines = [wanted.get(line.split(" ")[0], line) for line in lines]
         path = self.folder / f"{node.name}.toml"
-        path.write_text("\n".join(lines) + "\n")
+        path.write_text("\n".join([f"reconcile_seconds = {self.looks_every}", *lines]) + "\n")
         return path
 
     @contextmanager
