@@ -104,7 +104,8 @@ def test_where_retain_is_not_shared_it_is_begun_anew_at_once(moving: Moving, mac
     with moving.hidden(moving.old.retain):
         refused(moving, machine, leaf, "restore-large-files")
         back_out(moving, machine, leaf)
-        moving.plain.restore(machine.name, leaf)
+        restored = moving.plain.restore(machine.name, leaf)
+        assert restored["vmkeepSetNode"] == [moving.new.name], "who brought it says so"
         until("the new node to clear up", lambda: not files_below(moving.new.retain), 20)
     log = moving.old.folder / "log/nodeagent.log"
     until(f"{log} to tell what is left", lambda: "the machine may be another node's by now" in log.read_text(), 40)
