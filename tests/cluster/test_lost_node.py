@@ -51,7 +51,7 @@ def given_up(moving: Moving, machine: Machine, leaf: str, done: str) -> None:
 @pytest.fixture
 def machine(moving: Moving) -> Iterator[Machine]:
     """It has its own images and its data in the end, on the new node; the old one forgets it."""
-    machine = moving.add(MachineSpec(kind="bios", content_mib=4))
+    machine = moving.add(MachineSpec(kind="bios", content_mib=8))
     # Its memory outlives the loss: bringing it back where it is not any more would be possible.
     moving.set_plan(machine, sstBackupRamDiskLocation=f"file://{moving.old.folder}/none")
     before = sets.data_of(machine)
@@ -102,19 +102,32 @@ def test_a_set_it_was_carrying_is_carried_by_the_other_one(rare: None, moving: M
     assert_kept(moving, machine, leaf)
 
 
-def test_an_image_it_had_half_pulled_is_pulled_on_by_the_other_one_and_the_guest_has_all_it_wrote(
-    moving: Moving,
-) -> None:
+def test_an_image_it_had_half_pulled_is_pulled_on_by_the_other_one(moving: Moving, machine: Machine) -> None:
+    pull_on_elsewhere(moving, machine)
+
+
+def test_a_guest_has_all_it_wrote_over_a_half_pulled_image(rare: None, moving: Moving) -> None:
     machine = moving.add(MachineSpec(content_mib=8, period_ms=20))
+    before = sets.data_of(machine)
+    written, offset = pull_on_elsewhere(moving, machine)
+    counted = until("it to count on", lambda: ticks.counts_since(machine.serial, offset)[1:], 60)
+    assert counted[0] > written, "the disk that it booted from had its last count"
+    assert ticks.read_serial(machine.serial).complaints == ()
+    assert_over_its_own_images(replace(machine, node=moving.new))
+    assert sets.data_of(machine) == before
+
+
+def pull_on_elsewhere(moving: Moving, machine: Machine) -> tuple[int, int]:
+    """What the guest had counted when its node was lost, and how long its log was."""
     moving.set_plan(machine, sstVirtualizationBandwidthMerge="1")
-    before, definition = sets.data_of(machine), definition_of(moving, machine)
-    leaf, domain = moving.snapshotted(machine), moving.old.domain(machine.name)
+    definition, leaf = definition_of(moving, machine), moving.snapshotted(machine)
+    domain = moving.old.domain(machine.name)
     moving.plain.ask(machine.name, leaf, "merge")
     until("the pull to have come some way", lambda: domain.blockJobInfo("vda").get("cur", 0) > 1 << 20, 30, step=0.02)
     moving.lose(moving.old)
-    written, offset = ticks.last_count(machine.serial), machine.serial.stat().st_size
+    at_its_loss = ticks.last_count(machine.serial), machine.serial.stat().st_size
     assert "backing-filename" in sets.image_info(machine.disks[0]), "it is half pulled"
-    moved = start_elsewhere(moving, machine, definition)
+    start_elsewhere(moving, machine, definition)
     moving.boot(moving.old)
     given_up(moving, machine, leaf, "merged")
     moving.set_plan(machine, sstVirtualizationBandwidthMerge="0")
@@ -122,8 +135,4 @@ def test_an_image_it_had_half_pulled_is_pulled_on_by_the_other_one_and_the_guest
     assert moving.plain.wait(machine.name, leaf, "merged")["sstProvisioningReturnValue"] == ["0"]
     moving.plain.step(machine.name, leaf, "retain", "retained")
     assert_kept(moving, machine, leaf)
-    counted = until("it to count on", lambda: ticks.counts_since(machine.serial, offset)[1:], 60)
-    assert counted[0] > written, "the disk that it booted from had its last count"
-    assert ticks.read_serial(machine.serial).complaints == ()
-    assert_over_its_own_images(moved)
-    assert sets.data_of(machine) == before
+    return at_its_loss

@@ -225,7 +225,7 @@ def copying(moving: Moving, machine: Machine, speed: str) -> tuple[str, Writers]
 
 
 def test_a_set_is_copied_to_its_end_by_who_began_it_and_by_nobody_else(moving: Moving, copied: Machine) -> None:
-    leaf, writers = copying(moving, copied, "8")
+    leaf, writers = copying(moving, copied, "16")
     moving.say(copied, moving.new)
     left_to_the_old_one(moving, copied, leaf, "retaining")
     seen: list[set[int]] = []
