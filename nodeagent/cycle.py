@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from nodeagent.journal import Journal
+from nodeagent.moves import is_deleted
 from nodeagent.order import Order
 from nodeagent.reporting import refuse_what_is_no_backup
 from nodeagent.work import (
@@ -155,7 +156,7 @@ class Agent:
             self._kept -= {(order.leaf_dn, False), (order.leaf_dn, True)}
         elif is_kept or is_unfinished:
             return
-        elif leaf is None and self._shop.catalogue.machine_entry(order.machine) is None:
+        elif leaf is None and not is_deleted(self._shop.catalogue, order):
             if order.leaf_dn not in self._left:
                 self._start(job, partial(self._leave, order))
         else:
