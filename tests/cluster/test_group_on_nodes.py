@@ -1,9 +1,11 @@
 """Twelve guests on three nodes, four of them one group: what the directory recorded, and what the guests saw of it."""
 
+import os
+import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -144,6 +146,27 @@ def in_order_of_starting(lab: Lab, wait: str) -> list[Machine]:
     return ordered
 
 
+@contextmanager
+def a_slow_agent(lab: Lab, node: str) -> Iterator[Callable[[], None]]:
+    """A node's agent stands still until it is told to go on."""
+    agent = lab.process(f"nodeagent {node}")
+    assert agent is not None
+    os.kill(agent.pid, signal.SIGSTOP)
+    try:
+        yield lambda: os.kill(agent.pid, signal.SIGCONT)
+    finally:
+        os.kill(agent.pid, signal.SIGCONT)
+
+
+def started_run(settings: Path, *machines: str) -> "subprocess.Popen[str]":
+    argv = [services.script("vmkeep-controller"), "--settings", settings, "run", *machines]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def is_active(machine: Machine) -> bool:
+    return bool(machine.node.domain(machine.name).isActive())
+
+
 def started(lab: Lab, machine: Machine) -> float:
     moment = from_instant(newest_leaf(lab, machine.name)["vmkeepStarted"][0])
     assert moment is not None
@@ -157,10 +180,14 @@ def test_saved_machines_run_on_in_the_order_of_starting(twelve: Lab, settings: P
         followers = {machine.name: stack.enter_context(Follower(machine.serial)) for machine in counting}
         for machine in counting:
             twelve.wait_for_count(machine.name, more=COUNTS)
-        done = run(settings, *(machine.name for machine in group_of(twelve)))
+        with a_slow_agent(twelve, ordered[0].node.name) as goes_on:
+            running = started_run(settings, *(machine.name for machine in group_of(twelve)))
+            until("the others to be saved", lambda: not any(map(is_active, ordered[1:])) or None, 60, 0.05)
+            goes_on()
+        out, _ = running.communicate(timeout=240)
         for machine in counting:
             twelve.wait_for_count(machine.name, more=COUNTS)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert running.returncode == 0, out
     times = [started(twelve, machine) for machine in ordered]
     print("ran on", [f"{later - times[0]:.3f} s" for later in times])
     assert times == sorted(times)
@@ -186,12 +213,7 @@ def test_a_machine_whose_turn_does_not_come_runs_on_all_the_same(twelve: Lab, se
         leaf = newest_leaf(twelve, second.name)
         return leaf["ou"] > earlier and leaf["sstProvisioningMode"] == ["snapshotted"]
 
-    running = subprocess.Popen(
-        [services.script("vmkeep-controller"), "--settings", settings, "run", first.name, second.name],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    running = started_run(settings, first.name, second.name)
     try:
         until("the second to run on", lambda: runs_on() or None, 120, 0.1)
         assert newest_leaf(twelve, first.name)["sstProvisioningMode"] == ["snapshot"], "nobody has taken it up"
