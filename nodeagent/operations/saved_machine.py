@@ -64,10 +64,11 @@ class SavedMachine:
     @property
     def _begun_elsewhere(self) -> str:
         """How to come out of a restore whose machine was moved: what was brought is cleared by who brought it."""
-        node, paths = self.leaf.set_node, f"{self.leaf.machine}/{self.leaf.timestamp} in {self.plan.retain_root}"
+        node = self.leaf.set_node
         if node.casefold() in ("", self.host.node.casefold()):
             return "; back out"
-        return f", {node} began it: set sstNode to {node}, back out, and set it back once that has cleared {paths}"
+        left = f"{self.leaf.machine}/{self.leaf.timestamp} in {self.plan.retain_root}"
+        return f", {node} began it: set sstNode to {node}, back out, and set it back once that has cleared {left}"
 
     @cached_property
     def edited(self) -> Edited:
