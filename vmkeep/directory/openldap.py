@@ -110,9 +110,9 @@ class OpenLdapStore:
 
         return self._write(dn, send, look, yes=True)
 
-    def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
+    def watch(self, base: str, matching: Filter, wake: Callable[[], None], *, polls: bool = True) -> Watcher:
         """See Store. Returns at once; the first wake-up comes when everything there is has been seen."""
-        return DirectoryWatcher(self._settings, base, render(matching), wake)
+        return DirectoryWatcher(self._settings, base, render(matching), wake, polls=polls)
 
     def close(self) -> None:
         """See Store. Watches are closed by those who started them."""
