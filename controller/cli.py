@@ -198,7 +198,7 @@ def _serve(chosen: ControllerSettings) -> None:
         store, tree = catalogue.store, catalogue.tree
         lease = Lease(store, tree, holder_of_this_process(chosen.holder_name), chosen.lease_seconds)
         leased = Catalogue(Leased(store, lease), tree, lambda: lease.epoch)
-        plans = PlanChanges(leased)
+        plans = PlanChanges(store, tree)
 
         def begin() -> Turn:
             # What was seen in an earlier tenure is no longer true: others have acted since.
@@ -235,10 +235,10 @@ def _cycle(
     metrics: Metrics,
     plans: PlanChanges | None = None,
 ) -> Cycle:
-    """Without `plans` any change in the directory counts: a `run` is over before a watch of all plans would pay."""
+    """Without `plans` they are read now and then: a `run` is over before a watch of all plans would pay."""
     bounds, budgets = bounds_of(chosen), budgets_of(chosen)
     limited = any(budget.limits_anything for budget in budgets.values())
-    places = Places(catalogue, ZoneInfo(chosen.timezone), limited, version=plans.version if plans else None)
+    places = Places(catalogue, ZoneInfo(chosen.timezone), limited, version=plans.version if plans else tuple)
     admission = Admission(places, budgets, Pulse(bounds.take_up), log, metrics)
     verdicts = Verdicts(places, bounds, log, metrics)
     return Cycle(catalogue, bounds, log, metrics, admission=admission, verdicts=verdicts)

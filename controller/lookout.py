@@ -28,12 +28,12 @@ _FEW = 50  # machines whose leaves are asked for one by one; for more, one searc
 class Lookout:
     """`tables` are the machines' timetables, by folded name, as of the last look; `zone` is that of the cron fields.
 
-    `version` tells of changes of plans; without it any change in the directory counts.
+    `version` is another one after each change of plans; nobody can tell where it is empty, and each look reads them.
     """
 
     catalogue: Catalogue
     zone: ZoneInfo
-    version: Callable[[], tuple[str, ...]] | None = None
+    version: Callable[[], tuple[str, ...]] = tuple
     tables: dict[str, Timetable] = field(default_factory=dict)
     _bare: frozenset[str] = frozenset()  # machines without ou=backup
     _last: dict[str, datetime] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Lookout:
                 yield name, f"{name}: its newest leaf {until} lies ahead of the clock; no slot before it is started"
 
     def _read_plans(self) -> None:
-        version = (self.version or self.catalogue.change_number)()
+        version = self.version()
         if version and version == self._version:
             return
         found = [

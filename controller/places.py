@@ -1,7 +1,8 @@
 """Where machines in flight take up room, with whom, and until when: read from the plans, kept while they stay the same.
 
 Called by the admission. Where no budget is set and no plan names a group or a window, one small search is all that is
-read. Plans are read again when a leaf comes that is not known, and when one of them has changed, once a minute at most.
+read. Plans are read again when a leaf comes that is not known, and when one of them may have changed, but not more
+often than once a minute.
 """
 
 import time
@@ -41,14 +42,14 @@ class Place:
 class Places:
     """`always` where budgets are set: then places are wanted whatever plans name. `zone` is that of the schedules.
 
-    `version` tells of changes of plans; without it any change in the directory counts.
+    `version` is another one after each change of plans; empty where nobody can tell.
     """
 
     catalogue: Catalogue
     zone: ZoneInfo
     always: bool = False
     elapsed: Callable[[], float] = time.monotonic
-    version: Callable[[], tuple[str, ...]] | None = None
+    version: Callable[[], tuple[str, ...]] = tuple
     _known: dict[str, Place] = field(default_factory=dict)
     _leaves: frozenset[Key] = frozenset()
     _version: tuple[str, ...] = ()
@@ -76,20 +77,17 @@ class Places:
     def _is_stale(self) -> bool:
         if self.elapsed() - self._read_at < _FRESH:
             return False
-        version = self._version_now()
+        version = self.version()
         if version and version == self._version:
             self._read_at = self.elapsed()
             return False
         return True
 
     def _read(self) -> None:
-        version = self._version_now()  # first: what changes meanwhile is read again
+        version = self.version()  # first: what changes meanwhile is read again
         wanted = self.always or self._is_named()
         self._known = {one.machine.name.casefold(): place_of(one) for one in survey(self.catalogue)} if wanted else {}
         self._version, self._read_at = version, self.elapsed()
-
-    def _version_now(self) -> tuple[str, ...]:
-        return (self.version or self.catalogue.change_number)()
 
     def _is_named(self) -> bool:
         """Whether any plan names a group or a window; leaves that do so are of the past."""

@@ -1,7 +1,8 @@
 """Tells whether plans may have changed since they were read: machines, their plans, and those of pools and cluster.
 
 Made by `serve`, whose lookout and places keep what they read while this stays the same. The directory's own change
-number would not do: it moves with each renewal of the lease and each step of a leaf.
+number (contextCSN) would not do: it moves with each renewal of the lease and each step of a leaf, and stands still on
+a server whose syncprov was taken away.
 """
 
 import time
@@ -9,9 +10,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from vmkeep.contract.names import ObjectClass
-from vmkeep.directory.catalogue import Catalogue
-from vmkeep.directory.port import AnyOf, Equals, Watcher
+from vmkeep.contract.names import ObjectClass, Tree
+from vmkeep.directory.port import AnyOf, Equals, Store, Watcher
 from vmkeep.directory.survey import BACKUP_SUBTREES
 
 # What `survey` reads. Leaves lie below ou=backup and are named otherwise; disks and the lease are none of it.
@@ -20,27 +20,31 @@ _TRUSTED = 900.0  # seconds: a change that the server never told of is not kept 
 
 
 class PlanChanges:
-    """A watch of all that plans are made of. A context manager; until it is entered, any change counts.
+    """A watch of all that plans are made of. A context manager.
 
-    The watch looks nowhere by itself: where the server tells nothing, or the connection is lost, the change number of
-    the directory decides, as nobody can say what changed.
+    Where the server tells nothing, or the connection is lost, nobody can tell, and plans are read at each look.
     """
 
-    def __init__(self, catalogue: Catalogue, elapsed: Callable[[], float] = time.monotonic) -> None:
-        self._catalogue = catalogue
+    def __init__(self, store: Store, tree: Tree, elapsed: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._tree = tree
         self._elapsed = elapsed
         self._watcher: Watcher | None = None
         self._noticed = 0
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether the server tells of every change."""
+        return self._watcher is not None and self._watcher.alive()
+
     def version(self) -> tuple[str, ...]:
         """Another one after every change; empty where nobody can tell. Ask before reading, not after."""
-        if self._watcher is None or not self._watcher.alive():
-            return self._catalogue.change_number()
-        return "watched", str(self._noticed), str(int(self._elapsed() // _TRUSTED))
+        if not self.is_watched:
+            return ()
+        return str(self._noticed), str(int(self._elapsed() // _TRUSTED))
 
     def __enter__(self) -> Self:
-        catalogue = self._catalogue
-        self._watcher = catalogue.store.watch(catalogue.tree.top, PLANS, self._notice, polls=False)
+        self._watcher = self._store.watch(self._tree.top, PLANS, self._notice, polls=False)
         return self
 
     def __exit__(
