@@ -15,7 +15,7 @@ BUGS = (
                 "    return [(REPLACE, encoded(new))]",
             ),
         ),
-        ("tests/slapd/test_store_conformance.py::test_of_eight_who_claim_at_once_exactly_one_wins[openldap]",),
+        ("tests/slapd/conformance/test_claims.py::test_of_eight_who_claim_at_once_exactly_one_wins[openldap]",),
     ),
     Bug(
         "A result is let go before the directory has it",

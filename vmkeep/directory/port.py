@@ -1,7 +1,7 @@
 """The store as every other part sees it: entries, filters, claims.
 
 Controller, agent and console hold a `Store` and never learn which one. `openldap` is the real one, `memory` its twin;
-both pass the same conformance suite (tests/slapd/test_store_conformance.py).
+both pass the same conformance suite (tests/slapd/conformance).
 """
 
 from __future__ import annotations
