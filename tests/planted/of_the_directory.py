@@ -78,8 +78,8 @@ BUGS = (
         (
             Edit(
                 "controller/plan_changes.py",
-                "self._watcher is not None and self._watcher.alive()",
-                "self._watcher is not None",
+                "        if not self.is_watched:\n",
+                "        if self._watcher is None:\n",
             ),
         ),
         (f"{_PLANS}::test_a_plan_edited_while_the_watch_is_cut_off_is_seen_at_the_next_look",),
