@@ -1,5 +1,6 @@
 """What is read and found, on a real server and in memory."""
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -50,6 +51,15 @@ def test_more_entries_than_a_page_are_all_found_once(store: Store, base: str) ->
     dns = [add_unit(store, f"unit {number}", base) for number in range(3 * PAGE + 1)]
     found = [entry.dn for entry in store.search(base, scope=Scope.CHILDREN)]
     assert sorted(found) == sorted(dns)
+
+
+@pytest.mark.parametrize("number", [0, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE])
+def test_however_many_entries_lie_below_one_machine_all_are_found_once(store: Store, base: str, number: int) -> None:
+    machine = add_unit(store, "machine", add_unit(store, "all machines", add_unit(store, "virtual", base)))
+    dns = [add_unit(store, f"unit {one}", machine) for one in range(number)]
+    found = [entry.dn for entry in store.search(machine)]
+    assert sorted(found) == sorted([machine, *dns])
+    assert names_of(store, f"ou=nobody,{machine}") == set()
 
 
 def test_other_calls_between_two_pages_do_not_disturb_a_search(store: Store, base: str) -> None:
