@@ -17,6 +17,7 @@ from controller.cycle import NOT_ENDED, Cycle, bounds_of, read_view, utc_now
 from controller.lease import Lease, Leased
 from controller.lookout import Lookout, slots_of
 from controller.places import Places
+from controller.plan_changes import PlanChanges
 from controller.promises import Watch
 from controller.pruning import Pruner
 from controller.pulse import Pulse
@@ -197,11 +198,12 @@ def _serve(chosen: ControllerSettings) -> None:
         store, tree = catalogue.store, catalogue.tree
         lease = Lease(store, tree, holder_of_this_process(chosen.holder_name), chosen.lease_seconds)
         leased = Catalogue(Leased(store, lease), tree, lambda: lease.epoch)
+        plans = PlanChanges(store, tree)
 
         def begin() -> Turn:
             # What was seen in an earlier tenure is no longer true: others have acted since.
-            cycle = _cycle(leased, chosen, log, metrics)
-            scheduler = _scheduler(leased, chosen, log)
+            cycle = _cycle(leased, chosen, log, metrics, plans)
+            scheduler = _scheduler(leased, chosen, log, plans)
             watch = Watch(leased, log, metrics, utc_now)
             pruner = Pruner(leased, ZoneInfo(chosen.timezone), log, utc_now, metrics)
 
@@ -217,6 +219,7 @@ def _serve(chosen: ControllerSettings) -> None:
         with (
             store.watch(tree.machines, NOT_ENDED, loop.wake) as watcher,
             store.watch(tree.configuration, LEASES, loop.wake),
+            plans,
             signals(loop),
             serving,
         ):
@@ -225,17 +228,26 @@ def _serve(chosen: ControllerSettings) -> None:
         log.info("stopped")
 
 
-def _cycle(catalogue: Catalogue, chosen: ControllerSettings, log: FilteringBoundLogger, metrics: Metrics) -> Cycle:
+def _cycle(
+    catalogue: Catalogue,
+    chosen: ControllerSettings,
+    log: FilteringBoundLogger,
+    metrics: Metrics,
+    plans: PlanChanges | None = None,
+) -> Cycle:
+    """Without `plans` they are read now and then: a `run` is over before a watch of all plans would pay."""
     bounds, budgets = bounds_of(chosen), budgets_of(chosen)
     limited = any(budget.limits_anything for budget in budgets.values())
-    places = Places(catalogue, ZoneInfo(chosen.timezone), limited)
+    places = Places(catalogue, ZoneInfo(chosen.timezone), limited, version=plans.version if plans else tuple)
     admission = Admission(places, budgets, Pulse(bounds.take_up), log, metrics)
     verdicts = Verdicts(places, bounds, log, metrics)
     return Cycle(catalogue, bounds, log, metrics, admission=admission, verdicts=verdicts)
 
 
-def _scheduler(catalogue: Catalogue, chosen: ControllerSettings, log: FilteringBoundLogger) -> Scheduler:
-    lookout = Lookout(catalogue, ZoneInfo(chosen.timezone))
+def _scheduler(
+    catalogue: Catalogue, chosen: ControllerSettings, log: FilteringBoundLogger, plans: PlanChanges
+) -> Scheduler:
+    lookout = Lookout(catalogue, ZoneInfo(chosen.timezone), plans.version)
     bounds = bounds_of(chosen)
     return Scheduler(lookout, bounds, log, utc_now, lambda: read_view(catalogue).leaves, _wait_a_random_moment)
 

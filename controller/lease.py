@@ -228,9 +228,9 @@ class Leased:
         self._lease.demand()
         return self._store.delete(dn, provided)
 
-    def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
+    def watch(self, base: str, matching: Filter, wake: Callable[[], None], *, polls: bool = True) -> Watcher:
         """See Store."""
-        return self._store.watch(base, matching, wake)
+        return self._store.watch(base, matching, wake, polls=polls)
 
     def close(self) -> None:
         """See Store."""

@@ -1,10 +1,10 @@
 """Looks out for machines that are due by their plans. Called by the schedule of `serve`, and by `run --due`.
 
-What is kept from look to look only saves reading: plans are read again when anything in the directory has changed,
-leaves for machines of which a slot has come.
+What is kept from look to look only saves reading: plans are read again when one of them has changed, leaves for
+machines of which a slot has come.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -26,15 +26,19 @@ _FEW = 50  # machines whose leaves are asked for one by one; for more, one searc
 
 @dataclass
 class Lookout:
-    """`tables` are the machines' timetables, by folded name, as of the last look; `zone` is that of the cron fields."""
+    """`tables` are the machines' timetables, by folded name, as of the last look; `zone` is that of the cron fields.
+
+    `version` is another one after each change of plans; nobody can tell where it is empty, and each look reads them.
+    """
 
     catalogue: Catalogue
     zone: ZoneInfo
+    version: Callable[[], tuple[str, ...]] = tuple
     tables: dict[str, Timetable] = field(default_factory=dict)
     _bare: frozenset[str] = frozenset()  # machines without ou=backup
     _last: dict[str, datetime] = field(default_factory=dict)
     _astray: dict[str, str] = field(default_factory=dict)
-    _change_number: tuple[str, ...] = ()
+    _version: tuple[str, ...] = ()
 
     def look(self, now: datetime) -> tuple[Choice, ...]:
         """The machines that are due, each with its slot, in the order of slots and names."""
@@ -73,8 +77,8 @@ class Lookout:
                 yield name, f"{name}: its newest leaf {until} lies ahead of the clock; no slot before it is started"
 
     def _read_plans(self) -> None:
-        change_number = self.catalogue.change_number()
-        if change_number and change_number == self._change_number:
+        version = self.version()
+        if version and version == self._version:
             return
         found = [
             (one.machine.name.casefold(), one.machine.has_backup_subtree, timetable(one.machine, one.sources))
@@ -83,7 +87,7 @@ class Lookout:
         self.tables = {key: table for key, _, table in found}
         self._bare = frozenset(key for key, has_subtree, _ in found if not has_subtree)
         self._last = {key: last for key, last in self._last.items() if key in self.tables}
-        self._change_number = change_number
+        self._version = version
 
     def _read_leaves(self, machines: Collection[str], now: datetime) -> dict[str, datetime]:
         """The newest leaf that counts of each machine.

@@ -1,7 +1,8 @@
 """Where machines in flight take up room, with whom, and until when: read from the plans, kept while they stay the same.
 
 Called by the admission. Where no budget is set and no plan names a group or a window, one small search is all that is
-read. Plans are read again when a leaf comes that is not known, and now and then when the directory has changed.
+read. Plans are read again when a leaf comes that is not known, and when one of them may have changed, but not more
+often than once a minute.
 """
 
 import time
@@ -22,7 +23,7 @@ from vmkeep.directory.catalogue import Catalogue
 from vmkeep.directory.port import AllOf, AnyOf, Present
 from vmkeep.directory.survey import BACKUP_SUBTREES, Surveyed, survey
 
-_FRESH = 60.0  # seconds: while leaves move, the directory changes all the time
+_FRESH = 60.0  # seconds: many plans may be edited one after another
 _TELLS = AllOf((BACKUP_SUBTREES, AnyOf((Present(Attribute.GROUP), Present(Attribute.WINDOW)))))
 
 
@@ -39,15 +40,19 @@ class Place:
 
 @dataclass
 class Places:
-    """`always` where budgets are set: then places are wanted whatever plans name. `zone` is that of the schedules."""
+    """`always` where budgets are set: then places are wanted whatever plans name. `zone` is that of the schedules.
+
+    `version` is another one after each change of plans; empty where nobody can tell.
+    """
 
     catalogue: Catalogue
     zone: ZoneInfo
     always: bool = False
     elapsed: Callable[[], float] = time.monotonic
+    version: Callable[[], tuple[str, ...]] = tuple
     _known: dict[str, Place] = field(default_factory=dict)
     _leaves: frozenset[Key] = frozenset()
-    _change_number: tuple[str, ...] = ()
+    _version: tuple[str, ...] = ()
     _read_at: float = float("-inf")
 
     def of(self, leaves: Iterable[Leaf]) -> dict[str, Place]:
@@ -72,17 +77,17 @@ class Places:
     def _is_stale(self) -> bool:
         if self.elapsed() - self._read_at < _FRESH:
             return False
-        change_number = self.catalogue.change_number()
-        if change_number and change_number == self._change_number:
+        version = self.version()
+        if version and version == self._version:
             self._read_at = self.elapsed()
             return False
         return True
 
     def _read(self) -> None:
-        change_number = self.catalogue.change_number()  # first: what changes meanwhile is read again
+        version = self.version()  # first: what changes meanwhile is read again
         wanted = self.always or self._is_named()
         self._known = {one.machine.name.casefold(): place_of(one) for one in survey(self.catalogue)} if wanted else {}
-        self._change_number, self._read_at = change_number, self.elapsed()
+        self._version, self._read_at = version, self.elapsed()
 
     def _is_named(self) -> bool:
         """Whether any plan names a group or a window; leaves that do so are of the past."""

@@ -50,9 +50,9 @@ class Rehearsal:
         """Nobody deletes anything in a rehearsal."""
         raise AssertionError(f"a rehearsal must not delete {dn} {provided}")
 
-    def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
+    def watch(self, base: str, matching: Filter, wake: Callable[[], None], *, polls: bool = True) -> Watcher:
         """See Store."""
-        return self._store.watch(base, matching, wake)
+        return self._store.watch(base, matching, wake, polls=polls)
 
     def close(self) -> None:
         """See Store."""

@@ -45,7 +45,10 @@ class Scheduler:
         return 0.0 if pending else 60.0 - now.second - now.microsecond / 1e6
 
     def _look(self, now: datetime) -> tuple[Choice, ...]:
+        before = self.lookout.tables
         due = self.lookout.look(now)
+        if self.lookout.tables is not before:
+            self.log.debug("read all machines and plans", machines=len(self.lookout.tables))
         self._tell_once(dict(self._remarks(now)))
         self._waiting &= {(choice.machine, choice.timestamp) for choice in due}
         return due

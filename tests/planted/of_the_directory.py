@@ -3,6 +3,7 @@
 from tests.planted.bug import Bug, Edit
 
 _DOORS = "tests/slapd/test_openldap_identity.py"
+_PLANS, _STORES = "tests/slapd/test_plan_changes.py", "tests/slapd/conformance"
 
 BUGS = (
     Bug(
@@ -15,7 +16,7 @@ BUGS = (
                 "    return [(REPLACE, encoded(new))]",
             ),
         ),
-        ("tests/slapd/test_store_conformance.py::test_of_eight_who_claim_at_once_exactly_one_wins[openldap]",),
+        (f"{_STORES}/test_claims.py::test_of_eight_who_claim_at_once_exactly_one_wins[openldap]",),
     ),
     Bug(
         "A result is let go before the directory has it",
@@ -100,6 +101,47 @@ BUGS = (
         "After a night with a wrong clock nobody hears for years that there are no backups any more.",
         (Edit("vmkeep/contract/promises.py", "return leaf.planned > now + _CLOCKS_DIFFER", "return False"),),
         ("tests/pure/test_promises.py::test_a_leaf_that_lies_ahead_of_the_clock_keeps_no_promise_and_is_named",),
+    ),
+    Bug(
+        "Plans are taken for unchanged while nobody watches them",
+        "A machine left out during a failure of the network is backed up all the same, and a new one never is.",
+        (
+            Edit(
+                "controller/plan_changes.py",
+                "        if not self.is_watched:\n",
+                "        if self._watcher is None:\n",
+            ),
+        ),
+        (f"{_PLANS}::test_a_plan_edited_while_the_watch_is_cut_off_is_seen_at_the_next_look",),
+    ),
+    Bug(
+        "The entries of machines are no plans",
+        "A machine that was moved counts where it was, and one without ou=backup is not seen before the next restart.",
+        (
+            Edit(
+                "controller/plan_changes.py",
+                'AnyOf((Equals("objectClass", ObjectClass.MACHINE), BACKUP_SUBTREES))',
+                "AnyOf((BACKUP_SUBTREES,))",
+            ),
+        ),
+        (
+            f"{_PLANS}::test_whatever_is_done_to_machines_and_plans_is_seen[machine-moved]",
+            f"{_PLANS}::test_whatever_is_done_to_machines_and_plans_is_seen[machine-added-without-a-plan]",
+        ),
+    ),
+    Bug(
+        "A watch passes for alive before its owner knows that it was away",
+        "What changed meanwhile is taken for unchanged.",
+        (
+            Edit(
+                "vmkeep/directory/watch.py",
+                "            self._wake_owner()\n            self._noticing = True  #",
+                "            self._noticing = True\n            self._wake_owner()  #",
+            ),
+        ),
+        (
+            f"{_STORES}/test_watching.py::test_a_watch_that_comes_back_is_alive_only_after_it_has_woken_its_owner[openldap]",
+        ),
     ),
     Bug(
         "The name in a server's certificate is not looked at",

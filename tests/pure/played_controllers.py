@@ -143,8 +143,8 @@ class PlayedStore:
     def delete(self, dn: str, provided: Filter = ANYTHING) -> bool:
         return self._called(lambda: self._memory.delete(dn, provided))
 
-    def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
-        return self._memory.watch(base, matching, wake)
+    def watch(self, base: str, matching: Filter, wake: Callable[[], None], *, polls: bool = True) -> Watcher:
+        return self._memory.watch(base, matching, wake, polls=polls)
 
     def close(self) -> None:
         self._memory.close()

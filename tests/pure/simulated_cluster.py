@@ -71,7 +71,7 @@ class SimulatedCluster:
 
     def lines(self) -> list[str]:
         """What the controller has said."""
-        return [str(call.args[0]) for call in self.said.calls]
+        return [str(call.args[0]) for call in self.said.calls if call.method_name != "debug"]
 
     def end_leaves(self, chance: random.Random) -> None:
         """Agents end what they began: some at once, some late, some badly; old leaves go."""

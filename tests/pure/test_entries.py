@@ -83,8 +83,8 @@ class MortalStore:
     def delete(self, dn: str, provided: Filter = ANYTHING) -> bool:
         return self._written(dn, lambda: self._store.delete(dn, provided))
 
-    def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
-        return self._store.watch(base, matching, wake)
+    def watch(self, base: str, matching: Filter, wake: Callable[[], None], *, polls: bool = True) -> Watcher:
+        return self._store.watch(base, matching, wake, polls=polls)
 
     def close(self) -> None:
         self._store.close()

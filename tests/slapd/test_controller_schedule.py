@@ -9,12 +9,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from controller.lookout import Lookout
 from tests.slapd.cluster_of_peers import LIMIT, ClusterOfPeers, Script
 from tests.slapd.test_controller_run import TWELVE_STEPS
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.timestamps import to_timestamp
-from vmkeep.directory.catalogue import Catalogue
 
 pytestmark = pytest.mark.usefixtures("emptied")
 
@@ -174,19 +172,3 @@ def test_the_zone_of_the_settings_is_that_of_the_fields(cluster: ClusterOfPeers)
     ended = cluster.run("--settings", settings, "run", "--due", "--timeout", "0")
     assert ended.code == 1, ended
     assert names_of_leaves(cluster, "web") == [to_timestamp(local.replace(second=0, microsecond=0))]
-
-
-def test_plans_are_read_again_when_anything_changed_and_only_then(cluster: ClusterOfPeers, slot: datetime) -> None:
-    add_planned(cluster, ["web"], slot)
-    store = cluster.store(cluster.slapd.identities["controller"])
-    try:
-        lookout = Lookout(Catalogue(store, cluster.tree), ZoneInfo("UTC"))
-        assert [choice.timestamp for choice in lookout.look(datetime.now(UTC))] == [to_timestamp(slot)]
-        tables = lookout.tables
-        lookout.look(datetime.now(UTC))
-        assert lookout.tables is tables
-        cluster.set(cluster.tree.machine_plan("web"), sstCronActive="FALSE")
-        assert lookout.look(datetime.now(UTC)) == ()
-        assert lookout.tables is not tables
-    finally:
-        store.close()

@@ -303,8 +303,8 @@ def test_a_server_without_syncprov_is_polled(plain_server: Slapd) -> None:
     bell = Bell()
     with store.watch(SUFFIX, ASKED, bell) as watcher:
         assert bell.wait_beyond(0)
+        until("the watch to be alive", watcher.alive, 3)
         assert watcher.kind == "poll"
-        assert watcher.alive()
         steps: list[Callable[[], object]] = [
             lambda: _add_leaf(store),
             lambda: _change(store, f"ou=leaf,{SUFFIX}", 0),

@@ -15,7 +15,6 @@ from vmkeep.contract.plan import Source
 from vmkeep.contract.timestamps import is_timestamp
 from vmkeep.directory.port import ANYTHING, AllOf, AnyOf, AtLeast, Claim, Entry, Equals, Filter, Not, Scope, Store
 
-_CHANGE_NUMBER = "contextCSN"
 _LEAF_DN = re.compile(
     rf"ou=([^,\\]+),\s*ou=backup,\s*{Attribute.MACHINE}=((?:\\.|[^,\\])+),\s*ou=virtual machines,", re.IGNORECASE
 )
@@ -55,11 +54,6 @@ class Catalogue:
         self.store = store
         self.tree = tree
         self.epoch = epoch
-
-    def change_number(self) -> tuple[str, ...]:
-        """Another one after every write to the directory; none where its server keeps none."""
-        entry = self.store.read(self.tree.suffix, (_CHANGE_NUMBER,))
-        return entry.all(_CHANGE_NUMBER) if entry else ()
 
     # machines
 

@@ -59,8 +59,9 @@ class Connection:
         poller.register(self.client.socket, select.POLLIN)
         return bool(poller.poll(0))
 
-    def page(self, base: str, matching: str, scope: Scope, attributes: Sequence[str], cookie: bytes) -> Page:
-        """One page of a search."""
+    def page(self, base: str, matching: str, scope: Scope, attributes: Sequence[str], cookie: bytes | None) -> Page:
+        """One page of a search; without a cookie all of it, or an error where that is more than a page."""
+        is_paged = cookie is not None
         answer, entries = self._exchange(
             lambda: self.client.search(
                 base,
@@ -69,7 +70,8 @@ class Connection:
                 dereference_aliases=ldap3.DEREF_NEVER,
                 attributes=[str(name) for name in attributes] or [ldap3.ALL_ATTRIBUTES],
                 time_limit=self.settings.timeout_seconds,
-                paged_size=self.settings.page_size,
+                size_limit=0 if is_paged else self.settings.page_size,
+                paged_size=self.settings.page_size if is_paged else None,
                 paged_cookie=cookie or None,
             )
         )

@@ -98,7 +98,14 @@ class MemoryStore:
             self._tell(key, entry, None)
             return True
 
-    def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> "MemoryWatcher":
+    def watch(
+        self,
+        base: str,
+        matching: Filter,
+        wake: Callable[[], None],
+        *,
+        polls: bool = True,  # noqa: ARG002 - this one notifies
+    ) -> "MemoryWatcher":
         """See Store."""
         watcher = MemoryWatcher(normal_dn(base), matching, wake)
         with self._lock:
@@ -113,6 +120,8 @@ class MemoryStore:
         """From now on every call raises Unreachable, as when the server is stopped."""
         with self._lock:
             self._away = True
+            for watcher in self._watchers:
+                watcher.interrupt()
 
     def come_back(self) -> None:
         """Answer again, and wake every watch."""
@@ -147,6 +156,7 @@ class MemoryWatcher:
         self._matching = matching
         self._wake = wake
         self._noticed = threading.Event()
+        self._has_told = False
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="watch-memory", daemon=True)
         self._thread.start()
@@ -163,7 +173,11 @@ class MemoryWatcher:
 
     def alive(self) -> bool:
         """See Watcher."""
-        return self._thread.is_alive()
+        return self._has_told and self._thread.is_alive()
+
+    def interrupt(self) -> None:
+        """Not alive until the owner was woken again."""
+        self._has_told = False
 
     def close(self) -> None:
         """See Watcher."""
@@ -184,6 +198,7 @@ class MemoryWatcher:
             self._noticed.clear()
             if not self._closing:
                 self._wake()
+                self._has_told = True
 
 
 def _is_within(dn: NormalDN, base: NormalDN, scope: Scope) -> bool:

@@ -12,7 +12,8 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from vmkeep.contract.errors import TryLater
 from vmkeep.directory import errors
 from vmkeep.directory.claims import REPLACE, ClaimRequest, encoded, shows
-from vmkeep.directory.connection import Connection, Pool
+from vmkeep.directory.connection import Connection, Page, Pool
+from vmkeep.directory.equality import normal_dn
 from vmkeep.directory.errors import Answer, AnswerLost, Unreachable, error_of, is_success
 from vmkeep.directory.filters import render
 from vmkeep.directory.matching import meets
@@ -21,6 +22,7 @@ from vmkeep.directory.settings import DirectorySettings
 from vmkeep.directory.watch import DirectoryWatcher
 
 Result = TypeVar("Result")
+_DEPTH_OF_ALL_MACHINES = 3  # names between ou=virtual machines and the suffix, itself included
 _LOSES = (errors.NO_SUCH_ATTRIBUTE, errors.NO_SUCH_OBJECT, errors.ASSERTION_FAILED)
 
 
@@ -51,12 +53,14 @@ class OpenLdapStore:
         text, more = render(matching), b""
         # slapd remembers a paged search on the connection, so the connection is ours until the last page.
         with self._pool.borrowed() as connection:
+            if self._is_small(base):
+                page = connection.page(base, text, scope, attributes, None)
+                if page.answer["result"] != errors.SIZE_LIMIT_EXCEEDED:
+                    yield from self._found(page, base)
+                    return
             while True:
                 page = connection.page(base, text, scope, attributes, more)
-                if page.answer["result"] == errors.NO_SUCH_OBJECT:
-                    return
-                yield from page.entries
-                self._check(page.answer, base)
+                yield from self._found(page, base)
                 more = page.cookie
                 if not more:
                     return
@@ -110,13 +114,26 @@ class OpenLdapStore:
 
         return self._write(dn, send, look, yes=True)
 
-    def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
+    def watch(self, base: str, matching: Filter, wake: Callable[[], None], *, polls: bool = True) -> Watcher:
         """See Store. Returns at once; the first wake-up comes when everything there is has been seen."""
-        return DirectoryWatcher(self._settings, base, render(matching), wake)
+        return DirectoryWatcher(self._settings, base, render(matching), wake, polls=polls)
 
     def close(self) -> None:
         """See Store. Watches are closed by those who started them."""
         self._pool.close()
+
+    def _is_small(self, base: str) -> bool:
+        """Whether few entries lie there, as below one machine.
+
+        Asked for pages, slapd walks through all entries of the database that match, wherever they lie: with 10,000
+        machines 16 ms instead of 1.
+        """
+        return len(normal_dn(base)) - len(normal_dn(self._settings.suffix)) > _DEPTH_OF_ALL_MACHINES
+
+    def _found(self, page: Page, base: str) -> Iterator[Entry]:
+        if page.answer["result"] != errors.NO_SUCH_OBJECT:
+            yield from page.entries
+            self._check(page.answer, base)
 
     def _claimed(self, connection: Connection, dn: str, request: ClaimRequest) -> Claim:
         answer = connection.modify(dn, request.modifications(), _assertion(request.provided))

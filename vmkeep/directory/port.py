@@ -1,7 +1,7 @@
 """The store as every other part sees it: entries, filters, claims.
 
 Controller, agent and console hold a `Store` and never learn which one. `openldap` is the real one, `memory` its twin;
-both pass the same conformance suite (tests/slapd/test_store_conformance.py).
+both pass the same conformance suite (tests/slapd/conformance).
 """
 
 from __future__ import annotations
@@ -108,7 +108,10 @@ class Watcher(Protocol):
         """'sync' where the server sends changes, 'poll' where it is asked."""
 
     def alive(self) -> bool:
-        """Whether changes would still be noticed; a dead one reconnects by itself and wakes its owner when it does."""
+        """Whether changes would still be noticed, and all before were told; a dead one reconnects by itself.
+
+        It is alive again only after it has woken its owner.
+        """
 
     def close(self) -> None:
         """Stop watching; returns when no further wake-up can come."""
@@ -159,10 +162,11 @@ class Store(Protocol):
     def delete(self, dn: str, provided: Filter = ANYTHING) -> bool:
         """Delete one entry without children; False where there is none, or none that matches `provided`."""
 
-    def watch(self, base: str, matching: Filter, wake: Callable[[], None]) -> Watcher:
+    def watch(self, base: str, matching: Filter, wake: Callable[[], None], *, polls: bool = True) -> Watcher:
         """Call `wake` whenever a matching entry may have changed, entered or left, and after each (re)connect.
 
-        It is called from another thread, once after the start too, and must neither block nor raise.
+        It is called from another thread, once after the start too, and must neither block nor raise. Without `polls` a
+        server that cannot notify is not asked what changed, and such a watch is never alive: for many entries.
         """
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from vmkeep.directory.stream import Message, Stream, abort
 from vmkeep.directory.sync_protocol import ends_refresh, is_cookie_only
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 10.0  # seconds between attempts to connect
+_ASK_AGAIN = 300.0  # seconds: a server that cannot notify may have learned it meanwhile
 _CLOSE_PATIENCE = 5.0  # seconds; a thread that still waits for a hanging server may no longer wake anybody
 _BY_SYNC, _BY_POLL = "sync", "poll"
 
@@ -31,11 +32,14 @@ log = structlog.get_logger(__name__)
 class DirectoryWatcher:
     """A Watcher over one base and filter, with one thread and one connection."""
 
-    def __init__(self, settings: DirectorySettings, base: str, matching: str, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: DirectorySettings, base: str, matching: str, wake: Callable[[], None], *, polls: bool = True
+    ) -> None:
         self._settings = settings
         self._base = base
         self._matching = matching
         self._wake = wake
+        self._polls = polls
         self._closing = threading.Event()
         self._connection: Connection | None = None
         self._kind = _BY_SYNC
@@ -90,11 +94,14 @@ class DirectoryWatcher:
         """Connect and wake until the connection ends, which is an exception."""
         connection = self._connection = Connection(self._settings)
         try:
-            if not self._closing.is_set() and not self._notified(connection):
+            if self._closing.is_set() or self._notified(connection):
+                return
+            if self._polls:
                 self._polled(connection)
         finally:
             self._connection = None
             connection.close()
+        self._closing.wait(_ASK_AGAIN)
 
     def _notified(self, connection: Connection) -> bool:
         """Wake as the server notifies; False where it cannot."""
@@ -121,8 +128,8 @@ class DirectoryWatcher:
 
     def _take(self, message: Message) -> None:
         if message.kind == "info" and ends_refresh(message.info):
-            self._noticing = True
             self._wake_owner()
+            self._noticing = True  # after the owner knows: who sees us alive takes what it has read for good
         elif self._noticing and message.kind in ("entry", "info") and not is_cookie_only(message.info):
             self._wake_owner()
 
@@ -136,9 +143,9 @@ class DirectoryWatcher:
         before: bytes | None = None
         while not self._closing.is_set():
             now = self._digest(connection)
-            self._noticing = True
             if now is None or now != before:
                 self._wake_owner()
+            self._noticing = True
             before = now
             self._closing.wait(self._settings.poll_seconds)
 
