@@ -34,7 +34,7 @@ faults: packages $(STAMP)
 
 # Killed at every boundary, where `make test` tries a selection.
 every-boundary: packages $(STAMP)
-	$(ROOT) $(BIN)/python -m pytest tests/faults --all-faults
+	$(ROOT) $(BIN)/python -m pytest tests/faults tests/cluster/test_lost_node.py tests/cluster/test_moved_in_restore.py tests/cluster/test_moved_in_work.py --all-faults
 
 # Tests that cannot fail are worse than none: bugs are planted in a copy, and tests have to turn red.
 planted-bugs: packages $(STAMP)

@@ -24,8 +24,8 @@ ENTRIES = (Attribute.ENTRY, Attribute.ENTRY_BEFORE)
 class Action:
     """One claim: the leaf as read, and what it becomes. `message` and `attempts` None: as they are.
 
-    `removed` are attributes that go with it, `group` is noted on the leaf; `said` is what the log says instead of the
-    move.
+    `removed` are attributes that go with it. `group`, `start_wait` (seconds) and `bandwidth` (MiB/s; 0: no limit) are
+    noted on the leaf, None: as they are. `said` is what the log says instead of the move.
     """
 
     leaf: Leaf
@@ -36,13 +36,16 @@ class Action:
     attempts: int | None = None
     removed: tuple[Attribute, ...] = ()
     group: str = ""
+    start_wait: int | None = None
+    bandwidth: int | None = None
     said: str = ""
 
     @property
     def sentence(self) -> str:
         """What the log says of it."""
         why = f" ({self.message})" if self.message else ""
-        return f"{_named(self.leaf)} {self.said or f'{self.leaf.raw_mode} → {self.mode}'}{why}"
+        pace = f", at most {self.bandwidth} MiB/s" if self.bandwidth else ""
+        return f"{_named(self.leaf)} {self.said or f'{self.leaf.raw_mode} → {self.mode}'}{pace}{why}"
 
     @property
     def outcome(self) -> Leaf:
@@ -55,6 +58,8 @@ class Action:
             message=self.leaf.message if self.message is None else self.message,
             attempts=self.leaf.attempts if self.attempts is None else self.attempts,
             group=self.group or self.leaf.group,
+            start_wait=self.leaf.start_wait if self.start_wait is None else self.start_wait,
+            bandwidth=self.leaf.bandwidth if self.bandwidth is None else self.bandwidth,
         )
         return _without(moved, self.removed)
 
@@ -97,7 +102,24 @@ class PutBack(_ToTheEntry):
     said = "put back as it was before the restore"
 
 
-Step: TypeAlias = Action | Removal | BringInLine | PutBack
+@dataclass(frozen=True)
+class LetRunOn:
+    """Those of its group that come before it run: the saved machine may, too."""
+
+    leaf: Leaf
+
+    @property
+    def sentence(self) -> str:
+        """What the log says of it."""
+        return f"{_named(self.leaf)} may run on: nobody of group {self.leaf.group} is to run before it any more"
+
+    @property
+    def outcome(self) -> Leaf:
+        """The leaf once that is noted."""
+        return replace(self.leaf, start_wait=0)
+
+
+Step: TypeAlias = Action | Removal | BringInLine | PutBack | LetRunOn
 
 
 def has_leftovers(leaf: Leaf) -> bool:

@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from controller.actions import Step
 from controller.allotting import Allotted, Room, allot
+from controller.bandwidths import NOT_LIMITED, Bandwidths
 from controller.budgets import Budget
 from controller.decide import View, key_of
 from controller.places import Place, Places
@@ -19,8 +20,9 @@ from controller.pulse import Pulse
 from vmkeep.contract.grouping import window_end
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
+from vmkeep.contract.names import Attribute
 from vmkeep.service.metrics import Metrics
-from vmkeep.service.settings import ControllerSettings
+from vmkeep.service.settings import BudgetSettings, ControllerSettings, PacedBudgetSettings
 
 _BEFORE_SNAPSHOTTED = (Mode.INITIALIZE, Mode.INITIALIZED, Mode.SNAPSHOT, Mode.SNAPSHOTTING)
 
@@ -29,7 +31,15 @@ def budgets_of(settings: ControllerSettings) -> dict[Mode, Budget]:
     """The budgets the settings give, by the mode that asks."""
     of = settings.budgets
     kinds = {Mode.SNAPSHOT: of.snapshots, Mode.MERGE: of.merges, Mode.RETAIN: of.retains}
-    return {mode: Budget(one.overall, one.per_node, one.per_root) for mode, one in kinds.items()}
+    return {mode: Budget(one.overall, one.per_node, one.per_root, _bandwidths(one)) for mode, one in kinds.items()}
+
+
+def _bandwidths(settings: BudgetSettings) -> Bandwidths:
+    """None of a snapshot: a machine may stand still in it."""
+    if not isinstance(settings, PacedBudgetSettings):
+        return NOT_LIMITED
+    totals = (settings.bandwidth_overall, settings.bandwidth_per_node, settings.bandwidth_per_root)
+    return Bandwidths(*(total or 0 for total in totals))
 
 
 @dataclass
@@ -42,6 +52,7 @@ class Admission:
     log: FilteringBoundLogger
     metrics: Metrics = field(default_factory=Metrics)
     _late: frozenset[tuple[str, str]] = frozenset()
+    _held_back: frozenset[tuple[str, str]] = frozenset()
     _told_down: frozenset[str] = frozenset()
 
     def admit(self, steps: Iterable[Step], view: View, now: datetime) -> tuple[Step, ...]:
@@ -51,7 +62,18 @@ class Admission:
         room = Room(self.budgets, places, self._down(view, nodes, now))
         allotted = allot(tuple(steps), view.leaves, view.changed, room)
         self._tell_late(view, places, allotted, now)
+        self._tell_held_back(view, allotted)
         return allotted.steps
+
+    def _tell_held_back(self, view: View, allotted: Allotted) -> None:
+        """Restores that wait for another of their group, which may wait for a person: said once."""
+        found = {key_of(leaf): leaf for leaf in view.leaves if leaf.is_in_restore and key_of(leaf) in allotted.waiting}
+        for key in sorted(found.keys() - self._held_back):
+            self.log.info(
+                f"{found[key].machine}: the restore of {key[1]} waits ({allotted.waiting[key]}); "
+                f"to have it go on at once, remove {Attribute.GROUP} from this leaf"
+            )
+        self._held_back = frozenset(found)
 
     def _down(self, view: View, nodes: Mapping[str, str], now: datetime) -> frozenset[str]:
         if not any(budget.limits_anything for budget in self.budgets.values()):

@@ -12,6 +12,7 @@ from controller.budgets import AtWork, Budget, Piece, Wish, fit
 from controller.decide import key_of
 from controller.groups import Group, Key, groups_of
 from controller.places import Place
+from controller.start_order import may_run_on, start_waits, waiting_restores
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode, at_work
 
@@ -41,10 +42,12 @@ def allot(steps: Sequence[Step], leaves: Sequence[Leaf], since: Mapping[str, dat
     """What to do now. `leaves` are all that stand, `since` when each was last written, by its DN."""
     groupings = {name: place.grouping for name, place in room.places.items()}
     groups = groups_of(leaves, groupings)
+    held_back = waiting_restores(steps, leaves, groupings)
+    steps = [step for step in steps if key_of(step.leaf) not in held_back]
     if not groups and not any(budget.limits_anything for budget in room.budgets.values()):
-        return Allotted(tuple(steps))
+        return Allotted(tuple(steps), held_back)
     asks: list[Step] = []
-    waiting: dict[tuple[str, str], str] = {}
+    waiting: dict[tuple[str, str], str] = dict(held_back)
     for kind in KINDS:
         wanted = {key_of(step.leaf): step for step in steps if isinstance(step, Action) and step.mode is kind}
         if wanted:
@@ -53,7 +56,7 @@ def allot(steps: Sequence[Step], leaves: Sequence[Leaf], since: Mapping[str, dat
             asks += taken
             waiting |= left
     others = (step for step in steps if not (isinstance(step, Action) and step.mode in KINDS))
-    return Allotted((*others, *asks), waiting)
+    return Allotted((*others, *asks, *may_run_on(groups.values())), waiting)
 
 
 class _Kind:
@@ -81,10 +84,18 @@ class _Kind:
         """What is asked for, and why the rest waits."""
         wishes = [*self._of_groups(), *self._of_single_ones()]
         at_work = [*self._at_work(), *self._reserved()]
-        found = fit(wishes, at_work, self._room.budgets.get(self._kind, Budget()), self._room.down)
-        steps: list[Step] = [action for name in found.fitting for action in self._asked[name]]
+        found = fit(wishes, at_work, self._budget, self._room.down)
+        steps: list[Step] = [self._with_its_share(action) for name in found.fitting for action in self._asked[name]]
         waiting = {key_of(one.leaf): why for name, why in found.waiting.items() for one in self._asked[name]}
         return steps, waiting | self._held
+
+    @property
+    def _budget(self) -> Budget:
+        return self._room.budgets.get(self._kind, Budget())
+
+    def _with_its_share(self, action: Action) -> Action:
+        given = self._budget.given_to(self._piece(action.leaf))
+        return replace(action, bandwidth=given) if given else action
 
     def _of_groups(self) -> Iterator[Wish]:
         """One wish a group: who is to be asked now, and room for all who are to be asked after them."""
@@ -97,7 +108,11 @@ class _Kind:
             self._held |= {key_of(leaf): f"group {key[0]}: {why}" for leaf in later}
             if not own:
                 continue
-            self._asked[name] = tuple(replace(action, group=self._name_of(action.leaf, key)) for action in own)
+            waits = start_waits(group)
+            self._asked[name] = tuple(
+                replace(action, group=self._name_of(action.leaf, key), start_wait=waits.get(key_of(action.leaf)))
+                for action in own
+            )
             leaves = [action.leaf for action in own] + ([] if group.has_begun else later)
             since = min(self._since.get(leaf.dn, _LONG_AGO) for leaf in leaves)
             yield Wish(name, BEGUN if group.has_begun else key[1], since, tuple(map(self._piece, leaves)), name)
@@ -115,7 +130,7 @@ class _Kind:
         group_of = {key_of(m.leaf): _told(key) for key, group in self._groups.items() for m in group.members}
         for leaf in self._leaves:
             if leaf.mode in working and not leaf.is_failed:
-                yield AtWork(self._piece(leaf), group_of.get(key_of(leaf), ""))
+                yield AtWork(self._piece(leaf), group_of.get(key_of(leaf), ""), leaf.bandwidth)
 
     def _reserved(self) -> Iterator[AtWork]:
         """The room of those who are to be asked after others of their group."""

@@ -1,6 +1,7 @@
 """What may be at work at once: of all that is to be asked for, what fits beside what is at work. Pure.
 
-A budget limits one kind of work in all, for each node, and for each backup root. Called by the admission.
+A budget limits one kind of work in all, for each node, and for each backup root, and how fast it goes there
+(`bandwidths`). Called by the admission.
 """
 
 from collections import Counter
@@ -8,6 +9,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
+
+from controller.bandwidths import NOT_LIMITED, Bandwidths, lowest
 
 # What a limit is of: ("", "") for all, ("node", its name) or ("root", its path).
 Place: TypeAlias = tuple[str, str]
@@ -22,6 +25,7 @@ class Budget:
     overall: int | None = None
     per_node: int | None = None
     per_root: int | None = None
+    bandwidths: Bandwidths = NOT_LIMITED
 
     @property
     def limits_anything(self) -> bool:
@@ -32,6 +36,14 @@ class Budget:
         """What it says of one place; of a node that is down, that it is asked for one thing at a time."""
         limits = {"": self.overall, "node": self.per_node, "root": self.per_root, _ALREADY_ASKED: 1}
         return limits[place[0]]
+
+    def share(self, place: Place) -> int:
+        """What each piece may take of a place's bandwidth."""
+        return self.bandwidths.share(place[0], self.limit(place))
+
+    def given_to(self, piece: "Piece") -> int:
+        """What a piece is to be asked for with: also of what a node takes up that is down, which may come back."""
+        return lowest(self.share(place) for place in places_of(piece, ()))
 
 
 @dataclass(frozen=True)
@@ -59,10 +71,11 @@ class Wish:
 
 @dataclass(frozen=True)
 class AtWork:
-    """One piece that was asked for, or is being worked on."""
+    """One piece that was asked for, or is being worked on; `given` is its bandwidth as far as it has one."""
 
     piece: Piece
     group: str = ""
+    given: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,12 +128,13 @@ class _Held:
     down: Collection[str]
     at_work: Iterable[AtWork]
     _taken: Counter[Place] = field(default_factory=Counter)
+    _given: Counter[Place] = field(default_factory=Counter)
     _by_group: Counter[tuple[str, Place]] = field(default_factory=Counter)
     _awaited: set[Place] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for one in self.at_work:
-            self._add(one.piece, one.group)
+            self._add(one.piece, one.group, one.given)
 
     def turns_had(self, node: str) -> int:
         """How much a node has at hand."""
@@ -137,8 +151,15 @@ class _Held:
         limit = self.budget.limit(place)
         if limit is None:
             return True
+        if self._is_too_fast(place, number):
+            return False
         is_alone = bool(group) and self._taken[place] == self._by_group[group, place]
         return place not in self._awaited and (is_alone or self._taken[place] + number <= limit)
+
+    def _is_too_fast(self, place: Place, number: int = 1) -> bool:
+        """Whether shares for so many more are not there: earlier settings may have given more than a share."""
+        share = self.budget.share(place)
+        return bool(share) and self._given[place] + number * share > self.budget.bandwidths.total(place[0])
 
     def is_down(self, wish: Wish) -> bool:
         """Whether nothing of it can go on."""
@@ -154,11 +175,12 @@ class _Held:
             for place in places_of(piece, self.down):
                 if place not in full and (wish.group or place != OVERALL):
                     self._taken[place] += 1
+                    self._given[place] += self.budget.share(place)
 
     def take(self, wish: Wish) -> None:
         """It is asked for."""
         for piece in wish.pieces:
-            self._add(piece, wish.group)
+            self._add(piece, wish.group, self.budget.given_to(piece))
 
     def wait(self, full: Iterable[Place]) -> None:
         """Somebody waits for these places: nobody younger goes there now."""
@@ -170,11 +192,15 @@ class _Held:
         where = {"": "overall", "node": f"on node {name}", "root": f"in {name}"}.get(kind)
         if where is None:
             return f"node {name} gives no sign of life and has been asked for one already"
-        return f"{self._taken[place]} of {self.budget.limit(place)} {where} taken"
+        taken, limit = self._taken[place], self.budget.limit(place)
+        if limit and taken < limit and self._is_too_fast(place):
+            return f"{self._given[place]} of {self.budget.bandwidths.total(kind)} MiB/s {where} given"
+        return f"{taken} of {limit} {where} taken"
 
-    def _add(self, piece: Piece, group: str) -> None:
+    def _add(self, piece: Piece, group: str, given: int) -> None:
         for place in places_of(piece, self.down):
             self._taken[place] += 1
+            self._given[place] += given or self.budget.share(place)
             self._by_group[group, place] += 1
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from structlog.typing import FilteringBoundLogger
 
 from controller import entries
-from controller.actions import Action, BringInLine, PutBack, Removal, Step
+from controller.actions import Action, BringInLine, LetRunOn, PutBack, Removal, Step
 from controller.admission import Admission
 from controller.decide import Bounds, View, asked_since, decide, is_over, key_of, next_look
 from controller.verdicts import Verdicts
@@ -56,9 +56,11 @@ _READ = (
     Attribute.RESTORE_DISK,
     Attribute.GROUP,
     Attribute.GROUP_CONSISTENCY,
+    *(Attribute.START_WAIT, Attribute.STARTED),
     Attribute.PRUNED,
     Attribute.MANIFEST_DIGEST,
     Attribute.EPOCH,
+    Attribute.BANDWIDTH,
     _CHANGED,
 )
 _GENERALIZED_TIME = re.compile(r"(\d{14})Z")
@@ -112,6 +114,7 @@ class Cycle:
     admission: Admission | None = None
     verdicts: Verdicts | None = None
     _given_up: list[Leaf] = field(default_factory=list)
+    _left_alone: set[tuple[str, str]] = field(default_factory=set)
     ended_well: set[str] = field(default_factory=set)
     _known_deadlines: dict[str, tuple[int, float]] = field(default_factory=dict)
     _seen: dict[str, tuple[tuple[Leaf, datetime], float]] = field(default_factory=dict)
@@ -125,6 +128,7 @@ class Cycle:
         leaves = tuple(leaf for leaf in view.leaves if key_of(leaf) not in self.refused)
         view = replace(view, leaves=leaves, nodes=self._nodes_if_needed(view), deadlines=self._deadlines(view))
         view = replace(view, epoch=self.catalogue.epoch())
+        self._left_alone = set()
         if self.verdicts:
             self.verdicts.tell(view.leaves, self.only)
         while steps := self._due(view):
@@ -148,8 +152,11 @@ class Cycle:
 
     def _due(self, view: View) -> tuple[Step, ...]:
         now = self.clock()
-        steps = decide(view, now, self.bounds)
-        return self.admission.admit(steps, view, now) if self.admission else steps
+        steps = self._without_those_left_alone(decide(view, now, self.bounds))
+        return self._without_those_left_alone(self.admission.admit(steps, view, now)) if self.admission else steps
+
+    def _without_those_left_alone(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        return tuple(step for step in steps if key_of(step.leaf) not in self._left_alone)
 
     def _act(self, view: View, steps: tuple[Step, ...]) -> View:
         outcomes = {step.leaf.dn: self._taken(step) for step in steps}
@@ -158,7 +165,7 @@ class Cycle:
         return replace(view, leaves=tuple(leaf for leaf in leaves if leaf is not None), changed=changed)
 
     def _taken(self, step: Step) -> Leaf | None:
-        """The leaf as it is after a step; None where nothing more is to be done for it, or known about it."""
+        """The leaf as it is after a step, as far as is known; None where nothing more is to be done for it."""
         try:
             match step:
                 case Action():
@@ -166,14 +173,16 @@ class Cycle:
                 case Removal():
                     self._remove(step)
                     return None
+                case LetRunOn():
+                    return self._let_run_on(step)
                 case BringInLine() | PutBack():
                     claim = entries.carry_out(self.catalogue, step, self.clock())
-                    if claim:
-                        self._claim(claim)
-                    return None  # the leaf was read whole for this, as no view has it: the next turn looks again
+                    # The leaf was read whole for this, as no view has it: the next turn looks again.
+                    self._left_alone.add(key_of(step.leaf))
+                    return self._claim(claim) if claim else step.leaf
         except Refused as why:
             self._note_refusal(step, why)
-            return None
+            return self._as_it_was(step.leaf)
 
     def _claim(self, action: Action) -> Leaf | None:
         outcome = self.catalogue.claim(action.leaf, action.mode, _report(action))
@@ -181,7 +190,7 @@ class Cycle:
         if outcome is Claim.LOST:
             # Somebody else moved the leaf; their write wakes us.
             self.log.debug("claim lost", leaf=action.leaf.dn, mode=action.mode.value)
-            return None
+            return self._as_it_was(action.leaf)
         self.log.info(action.sentence)
         if action.return_value and action.leaf.group:
             self._given_up.append(action.outcome)
@@ -192,6 +201,18 @@ class Cycle:
     def _remove(self, removal: Removal) -> None:
         if self.catalogue.remove(removal.leaf):  # else somebody has asked for it anew
             self.log.info(removal.sentence)
+
+    def _let_run_on(self, step: LetRunOn) -> Leaf | None:
+        outcome = step.outcome
+        if self.catalogue.note(step.leaf, {Attribute.START_WAIT: (str(outcome.start_wait),)}) is Claim.LOST:
+            return self._as_it_was(step.leaf)
+        self.log.info(step.sentence)
+        return outcome
+
+    def _as_it_was(self, leaf: Leaf) -> Leaf:
+        """Others of its group still go by it; the leaf itself is left alone until it is read again."""
+        self._left_alone.add(key_of(leaf))
+        return leaf
 
     def _note_refusal(self, step: Step, why: Refused) -> None:
         sentence = f"{step.sentence}: the directory refuses: {why.sentence}"
@@ -257,6 +278,10 @@ def _report(action: Action) -> Report:
         extra[Attribute.ATTEMPTS.value] = (str(action.attempts),) if action.attempts else ()
     if action.group:
         extra[Attribute.GROUP.value] = (action.group,)
+    if action.start_wait is not None:
+        extra[Attribute.START_WAIT.value] = (str(action.start_wait),)
+    if action.bandwidth is not None:
+        extra[Attribute.BANDWIDTH.value] = (str(action.bandwidth),) if action.bandwidth else ()
     return Report(action.state, action.return_value, action.message, extra)
 
 

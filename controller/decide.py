@@ -26,6 +26,7 @@ _WORTH_FINISHING = (Mode.MERGING, Mode.RETAINING)
 # A merge that could not copy frozen images, or lacks its notes, is over: asked again it could only hide why.
 _OVER = (ReturnValue.CANNOT_COPY_IMAGE, ReturnValue.MISSING_FILES)
 _ASKED_AGAIN = "asked again"
+NO_SIGN_OF_LIFE = "no sign of life"
 _IS_IT_THERE = "is the agent of its node running, and does sstNode name that node?"
 _NOT_OF_A_BACKUP = tuple(row.mode for row in ROWS.values() if row.circle is not Circle.BACKUP)
 # Where the machine's entry is rightly being changed, or stays as the restore made it.
@@ -214,7 +215,10 @@ class _Rules:
 
     def _ask(self, leaf: Leaf, mode: Mode) -> Action:
         # Attempts are counted for one step; the next one starts afresh.
-        return Action(leaf, mode, NOW, message=_without_asking_again(leaf), attempts=0 if leaf.attempts else None)
+        attempts = 0 if leaf.attempts else None
+        return Action(
+            leaf, mode, NOW, message=_without_asking_again(leaf), attempts=attempts, bandwidth=_given_anew(leaf)
+        )
 
     def _restore(self, leaf: Leaf) -> Step:
         # Single disks change nothing of the machine's entry.
@@ -225,7 +229,8 @@ class _Rules:
             return _removal_under_another_name(leaf)
         removed = RESTORES_OWN if leaf.mode is Mode.RESTORED else ()
         message = _without_asking_again(leaf)
-        return Action(leaf, Mode.FINISHED, to_timestamp(self._now), message=message, removed=removed)
+        now, bandwidth = to_timestamp(self._now), _given_anew(leaf)
+        return Action(leaf, Mode.FINISHED, now, message=message, removed=removed, bandwidth=bandwidth)
 
     def _tidy(self, leaf: Leaf) -> Step:
         """A leaf that somebody backed out of a restore is the backup it was."""
@@ -251,7 +256,8 @@ class _Rules:
         attempt = max(leaf.attempts, 0) + 1
         why = leaf.message or meaning_of(leaf.return_value)
         message = f"{_ASKED_AGAIN} ({attempt} of {self._bounds.attempts}) after return value {leaf.return_value}: {why}"
-        return Action(leaf, asked(leaf.mode), NOW, message=message, attempts=attempt)
+        mode = asked(leaf.mode)
+        return Action(leaf, mode, NOW, message=message, attempts=attempt, bandwidth=_given_anew(leaf))
 
 
 def _ended(leaf: Leaf, deadline: timedelta, now: str) -> Action | None:
@@ -259,7 +265,7 @@ def _ended(leaf: Leaf, deadline: timedelta, now: str) -> Action | None:
     seconds = int(deadline.total_seconds())
     if leaf.mode is Mode.RESTORING:
         # Half done perhaps: only its own agent can finish it or take it back, so nobody else is let in.
-        message = f"{leaf.machine}: no sign of life for {seconds} s while it is restored; {_IS_IT_THERE}"
+        message = f"{leaf.machine}: {NO_SIGN_OF_LIFE} for {seconds} s while it is restored; {_IS_IT_THERE}"
         return None if leaf.message == message else Action(leaf, leaf.mode, NOW, message=message)
     if leaf.is_at_work:
         message = f"{leaf.machine}: no sign of life for {seconds} s at {leaf.mode} (vmkeepDeadline); {_IS_IT_THERE}"
@@ -309,6 +315,11 @@ def _signs_of_life(view: View) -> dict[str, datetime]:
         if node and changed and leaf.mode and ROWS[leaf.mode].writer is Actor.AGENT:
             newest[node] = max(changed, newest.get(node, changed))
     return newest
+
+
+def _given_anew(leaf: Leaf) -> int | None:
+    """What was given to the step before is over; whoever has room to give says how much there is now."""
+    return 0 if leaf.bandwidth else None
 
 
 def _without_asking_again(leaf: Leaf) -> str | None:

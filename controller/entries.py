@@ -64,7 +64,7 @@ def _aligned(catalogue: Catalogue, leaf: Leaf, live: list[Entry]) -> bool:
     """False where the leaf moved meanwhile."""
     saved = read_saved(leaf.entry, leaf.machine, catalogue.tree)
     _refuse_images_of_others(catalogue, leaf.machine, saved)
-    if not leaf.entry_before and not _kept(catalogue, leaf, live):
+    if not (_is_still_ours(catalogue, leaf) if leaf.entry_before else _kept(catalogue, leaf, live)):
         return False
     align(catalogue.store, changes(saved, live, leaf.machine, catalogue.tree))
     return True
@@ -89,6 +89,11 @@ def _kept(catalogue: Catalogue, leaf: Leaf, live: list[Entry]) -> bool:
     return catalogue.note(leaf, {Attribute.ENTRY_BEFORE: (text,)}) is Claim.WON
 
 
+def _is_still_ours(catalogue: Catalogue, leaf: Leaf) -> bool:
+    """Whether nobody moved the leaf, and no later controller wrote on it: entries of machines carry no epoch."""
+    return catalogue.note(leaf, {}) is Claim.WON
+
+
 def _given_up(catalogue: Catalogue, leaf: Leaf, why: Refused, now: datetime) -> Action | None:
     fresh = as_decided(catalogue, leaf)
     if fresh is None:
@@ -97,7 +102,8 @@ def _given_up(catalogue: Catalogue, leaf: Leaf, why: Refused, now: datetime) -> 
     named = why.sentence.removeprefix(f"{leaf.machine}: ")  # the directory's own refusals name entries alone
     message = f"{leaf.machine}: {named}; {_HOW_TO_GO_ON}"
     try:
-        _restore_before(catalogue, fresh)
+        if not _restore_before(catalogue, fresh):
+            return None
     except Refused as second:
         removed = ()
         message = f"{leaf.machine}: {named}; and {_NOT_PUT_BACK}: {second.sentence}"
@@ -110,7 +116,8 @@ def _put_back(catalogue: Catalogue, decided: Leaf, now: datetime) -> Action | No
     leaf = as_decided(catalogue, decided)
     if leaf is None or leaf.mode is None:
         return None
-    _restore_before(catalogue, leaf)
+    if not _restore_before(catalogue, leaf):
+        return None
     is_end = leaf.mode is Mode.FINISHED
     state = to_timestamp(now) if is_end and not is_timestamp(leaf.state) else leaf.state
     said = "the machine's entry is as it was before the restore"
@@ -119,12 +126,16 @@ def _put_back(catalogue: Catalogue, decided: Leaf, now: datetime) -> Action | No
     return Action(leaf, leaf.mode, state, leaf.return_value, message, removed=removed, said=said)
 
 
-def _restore_before(catalogue: Catalogue, leaf: Leaf) -> None:
+def _restore_before(catalogue: Catalogue, leaf: Leaf) -> bool:
+    """False where the leaf moved meanwhile."""
     if not leaf.entry_before:
-        return
+        return True
     before = read_before(leaf.entry_before, leaf.machine, catalogue.tree)
     live = _live(catalogue, leaf.machine)
+    if not _is_still_ours(catalogue, leaf):
+        return False
     align(catalogue.store, changes(before, live, leaf.machine, catalogue.tree, exactly=True))
+    return True
 
 
 def _live(catalogue: Catalogue, machine: str) -> list[Entry]:

@@ -61,7 +61,7 @@ class Group:
         """Who is to be asked now: nobody while leaves are still to be ready, then by the order of stopping.
 
         The next number is asked once all of the lower ones are at work or beyond. Within one number who is to start
-        first is asked first: no machine is kept standing still for the sake of an order.
+        first is asked first.
         """
         if not self.is_ready:
             return ()

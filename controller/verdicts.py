@@ -16,8 +16,8 @@ from vmkeep.contract.errors import Refused
 from vmkeep.contract.grouping import key_of_group
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.names import Attribute
-from vmkeep.directory.catalogue import LEAVES
-from vmkeep.directory.port import AllOf, Equals
+from vmkeep.directory.catalogue import LEAVES, Catalogue
+from vmkeep.directory.port import AllOf, Claim, Equals
 from vmkeep.service.metrics import Metrics
 
 
@@ -53,12 +53,17 @@ class Verdicts:
         matching = AllOf((LEAVES, Equals(Attribute.GROUP, name), Equals("ou", timestamp)))
         leaves = list(catalogue.leaves(matching=matching))
         verdict = judge(key, leaves, self.places.members(name), self.bounds)
-        self._say(verdict)
-        for leaf in leaves:
-            try:
-                catalogue.store.replace(leaf.dn, _written(verdict))
-            except Refused as why:
-                self.log.error(f"{leaf.machine}: {leaf.timestamp} cannot be told of its group: {why.sentence}")  # noqa: TRY400
+        told = [self._tell(catalogue, leaf, verdict) for leaf in leaves]
+        if any(told):
+            self._say(verdict)
+
+    def _tell(self, catalogue: Catalogue, leaf: Leaf, verdict: Verdict) -> bool:
+        """False where it is gone, or a later controller's to judge."""
+        try:
+            return catalogue.tell(leaf, _written(verdict)) is Claim.WON
+        except Refused as why:
+            self.log.error(f"{leaf.machine}: {leaf.timestamp} cannot be told of its group: {why.sentence}")  # noqa: TRY400
+            return True
 
     def _say(self, verdict: Verdict) -> None:
         spread = (

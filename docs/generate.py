@@ -309,7 +309,11 @@ def _status_notes() -> Iterator[str]:
         ("age_seconds", "number or null", "how long ago that was"),
         ("size_bytes", "number or null", "size of its set"),
         ("downtime_seconds", "number or null", "how long the guest stood still for it"),
-        ("running", "object or null", "the leaf in flight: `timestamp`, `mode`, `percent` or null, `attempts`"),
+        (
+            "running",
+            "object or null",
+            "the leaf in flight: `timestamp`, `mode`, `percent` or null, `attempts`, `bandwidth` (MiB/s) or null",
+        ),
         (
             "failed",
             "object or null",

@@ -23,6 +23,7 @@ from nodeagent.operations.survey import Rules, Surveyor
 from nodeagent.restoring.allowed import AllowedPlaces
 from nodeagent.runner import Patience
 from nodeagent.steps import Host
+from nodeagent.turns import Turns
 from nodeagent.unretained import Unretained
 from nodeagent.work import Workshop
 from vmkeep.contract.errors import Refused, TryLater
@@ -79,6 +80,7 @@ def assemble(settings: NodeAgentSettings, wake: Callable[[], None]) -> Assembly:
         versions={"vmkeep": version("vmkeep")},
         unretained=Unretained(state / "unretained"),
         moves=Moves(catalogue, settings.node, this_boot()),
+        turns=Turns(catalogue, wake),
     )
     rules = Rules(
         settings.allowed_roots,

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from nodeagent.journal import Journal
+from nodeagent.moves import is_deleted
 from nodeagent.order import Order
 from nodeagent.reporting import refuse_what_is_no_backup
 from nodeagent.work import (
@@ -155,7 +156,7 @@ class Agent:
             self._kept -= {(order.leaf_dn, False), (order.leaf_dn, True)}
         elif is_kept or is_unfinished:
             return
-        elif leaf is None and self._shop.catalogue.machine_entry(order.machine) is None:
+        elif leaf is None and not is_deleted(self._shop.catalogue, order):
             if order.leaf_dn not in self._left:
                 self._start(job, partial(self._leave, order))
         else:
@@ -174,7 +175,8 @@ class Agent:
     def _leaves(self) -> Iterator[Leaf]:
         """Leaves that ask for work or are at work, the oldest first, so that nobody starves."""
         leaves = self._shop.catalogue.leaves(matching=STARTING_OR_WORKING)
-        return iter(sorted(leaves, key=lambda leaf: (leaf.timestamp, leaf.machine)))
+        # Who is to run on first is begun first: the others stand still until then.
+        return iter(sorted(leaves, key=lambda leaf: (leaf.timestamp, bool(leaf.start_wait), leaf.machine)))
 
     def _consider(self, leaf: Leaf) -> None:
         """Take a leaf up if it is for this node; whatever is wrong with one leaf, the others go on."""
@@ -241,7 +243,8 @@ class Agent:
 
     def _has_room(self, machine: str, mode: Mode) -> bool:
         with self._lock:
-            busy = Tally(job.mode for job in self._jobs.values())
+            waiting = self._shop.host.turns.waiting  # for others, who may need this very room
+            busy = Tally(job.mode for job in self._jobs.values() if job.machine not in waiting)
             return busy[mode] < self._limits[mode] and all(job.machine != machine for job in self._jobs.values())
 
     def _start(self, job: Job, work: Callable[[], None]) -> None:

@@ -4,6 +4,8 @@ A machine can be moved while work on it is at hand, and be started elsewhere whi
 storage belong to the node that runs it then, and a set to the node that took its leaf up.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +13,10 @@ from nodeagent.order import Order
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import Leaf
+from vmkeep.contract.modes import Mode
 from vmkeep.directory.catalogue import Catalogue
 
+_ASKED_AGAIN = "this is asked for again where it is"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -28,6 +32,7 @@ class Moves:
     catalogue: Catalogue | None = None
     node: str = ""
     boot: str = ""
+    clock: Callable[[], float] = time.time
 
     def refuse_if_moved(self, order: Order) -> None:
         """Refused where the directory does not give the machine to this node; TryLater where it cannot be asked."""
@@ -35,7 +40,7 @@ class Moves:
             return
         machine = self.catalogue.machine_entry(order.machine)
         if machine is None or (machine.node or "").casefold() != self.node.casefold():
-            raise moved(order.machine, self.node, machine.node if machine else None)
+            raise moved(order.machine, self.node, machine.node if machine else None, _what_follows(order))
 
     def refuse_if_moved_over_a_boot(self, order: Order) -> None:
         """The same, for work begun before the host was started anew: it may have been given up for lost.
@@ -52,17 +57,16 @@ class Moves:
     def refuse_if_given_up(self, order: Order) -> None:
         """Refused where the leaf was ended, or taken up by another node, since this work began.
 
-        It is not shown to a node that has lost it. One that was deleted, or a directory that cannot be asked, says
-        nothing: the result is dropped, or told late.
+        It is not shown to a node that has lost it. One that was deleted says nothing: the result is dropped. Nor does a
+        directory that cannot be asked, for as long as the plan lets a step stand: nobody is given the work before that.
         """
         if self.catalogue is None:
             return
         try:
             leaf = self.catalogue.leaf(order.leaf_dn)
-            is_ours = (
-                self.catalogue.machine_entry(order.machine) is not None if leaf is None else self._is_at(leaf, order)
-            )
+            is_ours = is_deleted(self.catalogue, order) if leaf is None else self._is_at(leaf, order)
         except TryLater:
+            self._refuse_to_guess(order)
             return
         if not is_ours:
             raise Refused(
@@ -71,15 +75,36 @@ class Moves:
                 "by now; nothing more is done to its set here",
             )
 
+    def _refuse_to_guess(self, order: Order) -> None:
+        """TryLater where the controller may have given the work to another node, and nobody can be asked."""
+        if 0 < order.deadline <= self.clock() - order.started_at:
+            raise TryLater(
+                f"{order.machine}: the directory is silent, and {order.mode} of {order.timestamp} takes longer than "
+                f"{order.deadline} s (vmkeepDeadline): it may be another node's by now; this waits for the directory"
+            )
+
     def _is_at(self, leaf: Leaf, order: Order) -> bool:
         return leaf.mode is order.mode and leaf.is_at_work and leaf.is_left_to(self.node)
 
 
-def moved(machine: str, node: str, to: str | None) -> Refused:
+def is_deleted(catalogue: Catalogue, order: Order) -> bool:
+    """Whether a leaf that cannot be read is gone rather than out of sight: its machine is shown, and it still is not.
+
+    Read again after the machine, which may come to this node between one reading and the other, leaf and all.
+    """
+    return catalogue.machine_entry(order.machine) is not None and catalogue.leaf(order.leaf_dn) is None
+
+
+def _what_follows(order: Order) -> str:
+    if order.mode is Mode.SNAPSHOTTING:
+        return f"what it left in {order.paths.retain} goes with the machine's next backup"
+    return _ASKED_AGAIN
+
+
+def moved(machine: str, node: str, to: str | None, follows: str = _ASKED_AGAIN) -> Refused:
     """What to say on a node that a machine has left, or that the directory does not show it to any more."""
     where = f"is on {to or 'no node'} (sstNode)" if to is not None else "is not shown to this node by the directory"
     return Refused(
         ReturnValue.MOVED_AWAY,
-        f"{machine} {where}, and {node} was at work on it: its images are not written to from here; "
-        "this is asked for again where it is",
+        f"{machine} {where}, and {node} was at work on it: its images are not written to from here; {follows}",
     )

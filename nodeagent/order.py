@@ -83,9 +83,12 @@ class Restoring(_Frozen):
 class Order(_Frozen):
     """One operation on one machine. `place` is (vmtype, storage pool), the two directories above the machine's.
 
-    `abandoned` are other backups of the machine in retain that nobody can finish. `unmade` says why no set can be made
-    any more of what a snapshot left, "" where it can. `peculiar` is all that the description of a machine that is to be
-    saved may name (`restoring.allowed.peculiarities`), None where none is.
+    `abandoned` are other backups of the machine in retain that nobody can finish, `unnoted` those that ended at the
+    snapshot, which may not have come as far as its notes. `unmade` says why no set can be made any more of what a
+    snapshot left, "" where it can. `deadline`: seconds it may stand without a sign of life (0: not known).
+    `start_wait`: seconds that a saved machine may wait for others of its group to run on, None where nobody asks for an
+    order. `peculiar` is all that the description of a machine that is to be saved may name
+    (`restoring.allowed.peculiarities`), None where none is.
     """
 
     leaf_dn: str
@@ -107,6 +110,7 @@ class Order(_Frozen):
     published: bool = False
     bytes_total: int = 0
     started_at: float = 0.0
+    deadline: int = 0
     node: str = ""
     boot: str = ""
     ldif: str = ""
@@ -115,7 +119,9 @@ class Order(_Frozen):
     route: Route = Route(freezes=False, clones=False, once=False)
     unmade: str = ""
     abandoned: tuple[str, ...] = ()
+    unnoted: tuple[str, ...] = ()
     overlay_limit: int = 0
+    start_wait: int | None = None
     freeze_seconds: int = 10
     restoring: Restoring | None = None
     peculiar: tuple[str, ...] | None = None
@@ -137,6 +143,11 @@ class Order(_Frozen):
         """What a restore goes by; only orders of a restore have it."""
         assert self.restoring is not None, f"{self.mode} restores nothing"
         return self.restoring
+
+    @property
+    def bandwidth_off(self) -> int:
+        """As `bandwidth`, of a machine that is off. Only of a merge: after anything else it may be about to start."""
+        return self.bandwidth if self.mode is Mode.MERGING else 0
 
     @property
     def has_memory(self) -> bool:

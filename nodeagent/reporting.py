@@ -85,6 +85,7 @@ def _figures(leaf: Leaf, journal: Journal, outcome: Outcome) -> dict[str, Sequen
         figures[Attribute.INSTANT] = _instant(facts)
         figures |= {Attribute.METHOD: (order.method.value,), Attribute.SET_NODE: (order.node,) if order.node else ()}
     if order.mode is Mode.UNRETAINING_SMALL_FILES:
+        figures[Attribute.SET_NODE] = (order.node,) if order.node else ()
         figures[Attribute.CONFLICTS] = (order.set.conflicts,)
         figures[Attribute.SET_DIRECTORY] = (order.set.set_directory,)
     if order.mode is Mode.UNRETAINING_LARGE_FILES and order.set.ldif:

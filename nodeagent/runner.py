@@ -150,7 +150,7 @@ class Runner:
     def _remarks(self) -> str:
         """What an admin should know of a success: fall-backs and oddities, in the order they came up."""
         facts = self.journal.record.facts
-        remarks = (self.journal.order.warning, facts.get("warning", ""), facts.get("stopped", ""))
+        remarks = (self.journal.order.warning, *(facts.get(name, "") for name in ("warning", "turn", "stopped")))
         return "; ".join(str(remark) for remark in remarks if remark)
 
     def _sentence(self, step: Step, why: Exception) -> str:

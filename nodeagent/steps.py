@@ -18,6 +18,7 @@ from nodeagent.host.qcow2 import Header
 from nodeagent.journal import Fact
 from nodeagent.moves import Moves
 from nodeagent.order import Ownership
+from nodeagent.turns import Turns
 from nodeagent.unretained import Unretained
 from vmkeep.contract.codes import ReturnValue
 
@@ -82,6 +83,7 @@ class Host:
     wall_clock: Callable[[], float] = time.time
     progress: Progress = field(default=no_progress)
     moves: Moves = field(default_factory=Moves)
+    turns: Turns = field(default_factory=Turns)
 
     def header(self, path: PurePath) -> Header:
         """What the image at a path says of itself; FileNotFoundError where there is none."""

@@ -15,6 +15,7 @@ from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import names_in
 from nodeagent.host.locks import machine_lock
 from nodeagent.journal import Journal, Journals, Outcome
+from nodeagent.moves import is_deleted
 from nodeagent.operations.aside import before_directory, note_restored
 from nodeagent.operations.cleaning import clean_up
 from nodeagent.operations.deletion import delete
@@ -177,7 +178,7 @@ def _end_without_leaf(shop: Workshop, journal: Journal) -> None:
     """Nobody can finish a backup whose leaf was deleted. TryLater where the leaf may only be out of sight."""
     order, outcome = journal.order, journal.record.result
     assert outcome is not None, f"{journal.path} has no result yet"
-    if shop.catalogue.machine_entry(order.machine) is None:
+    if not is_deleted(shop.catalogue, order):
         if shop.host.wall_clock() - outcome.at < _KEPT_SECONDS:
             raise TryLater(
                 f"{order.machine}: the directory shows neither the machine nor its leaf {order.timestamp}; "
@@ -238,7 +239,8 @@ def leave_out_of_sight(shop: Workshop, order: Order) -> None:
         shop.host.unretained.forget(order)
         return
     shop.log.warning(
-        "not removed: the directory shows neither the leaf nor the machine of this restore; do that by hand",
+        "not removed: the directory shows neither the leaf nor the machine of this restore; the machine may be another "
+        "node's by now, and restored there: set sstNode to this node once that is over, or remove it by hand then",
         machine=order.machine,
         leaf=order.timestamp,
         left=str(order.paths.retain),

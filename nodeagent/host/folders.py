@@ -89,20 +89,29 @@ class Folder:
         """A new file to be filled, under a partial name; durable before it bears its own, and gone where that fails.
 
         Never over an existing file. A failed fsync is not tried again: the kernel has dropped what it could not write.
+        Whoever begins takes the partial name over; who had it before, perhaps on another node, gives it to nobody.
         """
         if self.exists(name):
             raise HostFailure(f"{self.path / name} exists; nothing is written over")
         partial = _partial(name)
         self.remove(partial)
-        try:
-            with self.opened(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL) as descriptor:
+        with self.opened(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL) as descriptor:
+            try:
                 yield descriptor
                 os.fsync(descriptor)
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            self.give_name(partial, name)
-        finally:
-            self.remove(partial)  # also where the disk is full: it keeps nothing that nobody needs
+                if not self._bears(partial, descriptor):
+                    raise HostFailure(f"{self.path / partial} is not ours any more; somebody else makes {name} by now")
+                self.give_name(partial, name)
+            finally:
+                if self._bears(partial, descriptor):
+                    self.remove(partial)  # also where the disk is full: it keeps nothing that nobody needs
         self.sync()
+
+    def _bears(self, name: str, descriptor: int) -> bool:
+        """Whether a name here is that of an open file."""
+        found = self.status(name)
+        return found is not None and os.path.samestat(found, os.fstat(descriptor))
 
     @contextlib.contextmanager
     def nameless(self) -> Iterator[int]:

@@ -47,18 +47,23 @@ class Images:
         arguments = ["create", "-q", "-f", FORMAT, "-u", "-b", str(backing), "-F", FORMAT, str(path), str(size)]
         run("qemu-img", arguments, self.quick_seconds)
 
-    def flatten(self, path: PurePath) -> None:
-        """Make an image whole that nobody has open: its backing file is read into it and named no more."""
-        run("qemu-img", ["rebase", "-q", "-f", FORMAT, "-b", "", str(path)], self.long_seconds)
+    def flatten(self, path: PurePath, bandwidth: int = 0) -> None:
+        """Make an image whole that nobody has open: its backing file is read into it and named no more.
+
+        Bandwidth in MiB/s, 0 for unlimited.
+        """
+        image = _slowed(path, bandwidth) if bandwidth else ["-f", FORMAT, str(path)]
+        run("qemu-img", ["rebase", "-q", "-b", "", *image], self.long_seconds)
 
     def relink(self, path: PurePath, backing: PurePath) -> None:
         """Name the backing file again of an image that nobody has open and that lost it before it was whole."""
         arguments = ["rebase", "-q", "-u", "-f", FORMAT, "-b", str(backing), "-F", FORMAT, str(path)]
         run("qemu-img", arguments, self.quick_seconds)
 
-    def commit(self, overlay: PurePath) -> None:
-        """Write an overlay that nobody has open back into the image below it."""
-        run("qemu-img", ["commit", "-q", "-f", FORMAT, str(overlay)], self.long_seconds)
+    def commit(self, overlay: PurePath, bandwidth: int = 0) -> None:
+        """Write an overlay that nobody has open back into the image below it. Bandwidth in MiB/s, 0 for unlimited."""
+        pace = ["-r", str(bandwidth << 20)] if bandwidth else []
+        run("qemu-img", ["commit", "-q", "-f", FORMAT, *pace, str(overlay)], self.long_seconds)
 
     def check(self, path: PurePath) -> None:
         """HostFailure where an image that nobody has open is damaged."""
@@ -66,3 +71,11 @@ class Images:
             run("qemu-img", ["check", "-q", "-f", FORMAT, str(path)], self.long_seconds, well=(0, _LEAKS))
         except HostFailure as why:
             raise HostFailure(f"the image is damaged: {why}") from why
+
+
+def _slowed(path: PurePath, bandwidth: int) -> list[str]:
+    """An image that takes no more than so much a second, for a verb of qemu-img that knows no limit of its own."""
+    file = str(path).replace(",", ",,")
+    throttled = f"driver={FORMAT},file.driver=throttle,file.throttle-group=pace,file.file.driver=file"
+    group = f"throttle-group,id=pace,x-bps-write={bandwidth << 20}"
+    return ["--object", group, "--image-opts", f"{throttled},file.file.filename={file}"]

@@ -12,11 +12,16 @@ from vmkeep.contract.timestamps import is_timestamp
 from vmkeep.directory.catalogue import Catalogue
 
 
-def given_up(catalogue: Catalogue, order: Order, host: Host) -> tuple[str, ...]:
-    """Timestamps of those that left something in retain."""
-    lying = filter(is_timestamp, names_in(order.paths.retain.parent, host.roots))
-    known = {leaf.timestamp for leaf in catalogue.leaves(order.machine) if not is_failed_snapshot(leaf)}
-    return tuple(timestamp for timestamp in lying if timestamp not in known)
+def given_up(catalogue: Catalogue, order: Order, host: Host) -> dict[str, tuple[str, ...]]:
+    """Timestamps of those that left something in retain, as fields of an order."""
+    lying = tuple(filter(is_timestamp, names_in(order.paths.retain.parent, host.roots)))
+    leaves = {leaf.timestamp: leaf for leaf in catalogue.leaves(order.machine)}
+    failed = {timestamp: leaf for timestamp, leaf in leaves.items() if is_failed_snapshot(leaf)}
+    return {
+        "abandoned": tuple(timestamp for timestamp in lying if timestamp not in leaves or timestamp in failed),
+        # Of one that could not be put back, a person may want what lies there.
+        "unnoted": tuple(timestamp for timestamp in lying if timestamp in failed and failed[timestamp].was_put_back),
+    }
 
 
 def is_failed_snapshot(leaf: Leaf) -> bool:

@@ -5,12 +5,14 @@
     save, clones:      save → firmware → clone → load → go
     live and disk:     freeze → firmware
 
-From save on the machine stands still until it is let go; nothing there waits for the directory or the network.
+In a group with an order of starting there is a `turn` before resume and load, and `started` at the end. From save on
+the machine stands still until it is let go; nothing but its turn, and that bounded, waits for the directory.
 """
 
 from nodeagent.operations.cloning_still import CloningStill
 from nodeagent.operations.freezing import Freezing
 from nodeagent.operations.resuming import Resuming
+from nodeagent.operations.starting import started, turn
 from nodeagent.operations.swapping import Swapping
 from nodeagent.order import Order
 from nodeagent.steps import Host, Step
@@ -20,6 +22,10 @@ from vmkeep.contract.machine import Power
 
 def instant(order: Order, host: Host, firmware: tuple[Step, ...]) -> tuple[Step, ...]:
     """The steps of the instant; `firmware` are those that keep the firmware's files."""
+    return (*_held(order, host, firmware), *started(order, host))
+
+
+def _held(order: Order, host: Host, firmware: tuple[Step, ...]) -> tuple[Step, ...]:
     if order.power is Power.OFF:
         return (*_overlays(order, host), *firmware, _swap(order, host))
     if order.route.freezes:
@@ -27,7 +33,8 @@ def instant(order: Order, host: Host, firmware: tuple[Step, ...]) -> tuple[Step,
     still = tuple(step.while_guest_is_down(True) for step in firmware)
     if order.route.clones:
         return (_save(order, host), *still, *_clones(order, host))
-    return (*_overlays(order, host), _save(order, host), *still, _swap(order, host), _resume(order, host))
+    held = (_save(order, host), *still, _swap(order, host))
+    return (*_overlays(order, host), *held, *turn(order, host), _resume(order, host))
 
 
 def _freeze(order: Order, host: Host) -> Step:
@@ -79,4 +86,5 @@ def _clones(order: Order, host: Host) -> tuple[Step, ...]:
         "load", "bring the machine back", ReturnValue.CANNOT_RESTORE_MACHINE, cloning.load, cloning.loaded
     ).while_guest_is_down(True)
     go = Step("go", "let the machine run on", ReturnValue.CANNOT_RESTORE_MACHINE, cloning.go, cloning.gone)
-    return (clone.while_guest_is_down(True), load, go) if order.power is Power.RUNNING else (clone, load)
+    still = clone.while_guest_is_down(True)
+    return (still, *turn(order, host), load, go) if order.power is Power.RUNNING else (still, load)

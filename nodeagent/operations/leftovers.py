@@ -30,7 +30,7 @@ def finish_earlier(order: Order, host: Host, _facts: Facts) -> Facts:
     for timestamp in _earlier(order, host):
         other = order.model_copy(update={"timestamp": timestamp})
         if is_lost(other, host) or (timestamp in order.abandoned and not _is_published(other, host)):
-            clear(other, host)
+            clear(other, host, is_snapshot=timestamp in order.unnoted)
     return NO_FACTS
 
 
@@ -58,14 +58,17 @@ def own_images(order: Order, host: Host) -> None:
         make_whole(host, order, disk)
 
 
-def clear(order: Order, host: Host) -> None:
-    """Remove what a backup that becomes no set laid into retain, and its copies; the notes last, they lead here."""
+def clear(order: Order, host: Host, *, is_snapshot: bool = False) -> None:
+    """Remove what a backup that becomes no set laid into retain, and its copies; the notes last, they lead here.
+
+    Without notes nobody knows what lies there, unless the leaf tells of a snapshot that ended: its node was lost.
+    """
     paths = order.paths
     with contextlib.suppress(FileNotFoundError), open_folder(paths.retain, host.roots) as retain:
         making = _notes(retain, order)
-        if making is None and retain.names():
+        if making is None and retain.names() and not is_snapshot:
             return
-        names = [file.name for file in making.files] if making else []
+        names = [file.name for file in making.files] if making else _made_by_a_snapshot(order)
         with contextlib.suppress(FileNotFoundError), open_folder(paths.backup, host.roots) as backup:
             _remove(backup, [paths.kept_name(name) for name in names])
             backup.sync()
@@ -75,6 +78,11 @@ def clear(order: Order, host: Host) -> None:
         retain.sync()
     remove_empty(paths.backup, paths.backup_root, host.roots)
     remove_empty(paths.retain, paths.retain_root, host.roots)
+
+
+def _made_by_a_snapshot(order: Order) -> list[str]:
+    paths = order.paths
+    return [paths.state, paths.xml, paths.ldif, paths.nvram, paths.tpm, *(disk.kept for disk in order.disks)]
 
 
 def _remove(folder: Folder, names: Sequence[str]) -> None:

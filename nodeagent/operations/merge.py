@@ -13,7 +13,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from nodeagent.host.copying import Content, Progress, digest_file
+from nodeagent.host.copying import Content, Pace, Progress, digest_file
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import open_folder
 from nodeagent.host.hypervisor import Job
@@ -135,8 +135,11 @@ def _refuse_foreign_chain(order: Order, host: Host, disk: OrderDisk) -> None:
 
 def _digest(order: Order, host: Host, disk: OrderDisk, given_up: threading.Event) -> Content | None:
     """None where an earlier attempt has noted it."""
+    pace = Pace(order.bandwidth << 20, host.stop)  # QEMU's own
     with open_folder(order.paths.retain, host.roots) as retain:
-        return None if read_making(retain).knows(disk.kept) else digest_file(retain, disk.kept, given_up=given_up)
+        if read_making(retain).knows(disk.kept):
+            return None
+        return digest_file(retain, disk.kept, given_up=given_up, pace=pace)
 
 
 def _note_digest(order: Order, host: Host, disk: OrderDisk, content: Content) -> None:

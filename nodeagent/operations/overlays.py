@@ -124,7 +124,7 @@ def _commit_offline(host: Host, order: Order, disk: OrderDisk, overlay: PurePosi
     backing = host.header(overlay).backing_file
     if backing != disk.path:
         raise HostFailure(f"the overlay {overlay} lies over {backing}, not over {disk.path}; somebody else changed it")
-    host.images.commit(overlay)
+    host.images.commit(overlay, order.bandwidth_off)
     _mark(host, overlay)
     definition = host.hypervisor.definition(order.machine)
     sources = {known.target: known.source for known in describe(definition).disks} if definition else {}

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from nodeagent.host.copying import Content, Pace, copy_file, digest_file
 from nodeagent.host.errors import HostFailure
 from nodeagent.host.folders import Access, Folder, make_folder, open_folder, remove_empty
+from nodeagent.operations.following import StillOurs
 from nodeagent.operations.making import NAME as MAKING_NAME
 from nodeagent.operations.making import MadeFile, Making, read_making
 from nodeagent.order import Order
@@ -56,6 +57,7 @@ class _Carrying:
         self._order = order
         self._host = host
         self._paths = order.paths
+        self._still_ours = StillOurs(order, host)
 
     def names(self) -> list[tuple[str, ReturnValue]]:
         """Every file of the set by its name in retain, small ones first, each with what its failing is called."""
@@ -110,11 +112,11 @@ class _Carrying:
         self._host.progress(backup_size(backup, kept))
         if made.digest is not None and made.size is not None:
             return Content(made.size, made.digest)
-        return digest_file(backup, kept)
+        return digest_file(backup, kept, pace=self._pace)
 
     def _copy(self, source: Folder, backup: Folder, made: MadeFile, kept: str) -> Content:
         backup.remove(kept)  # of an attempt that did not live to note its digest
-        content = copy_file((source, made.name), (backup, kept), _PRIVATE, self._host.progress, self._pace)
+        content = copy_file((source, made.name), (backup, kept), _PRIVATE, self._still_ours, self._pace)
         if made.digest is not None and made.digest != content.digest:
             backup.remove(kept)
             raise HostFailure(f"{made.name} reads as {content.digest}, and read as {made.digest} when it was made")

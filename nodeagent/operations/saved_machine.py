@@ -56,10 +56,18 @@ class SavedMachine:
         if note is None:
             raise Refused(
                 ReturnValue.MISSING_FILES,
-                f"{self.leaf.machine}: {self.host.node} holds nothing of this restore; back out and begin with "
-                "unretainSmallFiles, on the node that sstNode names now",
+                f"{self.leaf.machine}: {self.host.node} holds nothing of this restore{self._begun_elsewhere}; "
+                "then begin with unretainSmallFiles, on the node that sstNode names now",
             )
         return note
+
+    @property
+    def _begun_elsewhere(self) -> str:
+        """How to come out of a restore whose machine was moved: what was brought is cleared by who brought it."""
+        node, paths = self.leaf.set_node, f"{self.leaf.machine}/{self.leaf.timestamp} in {self.plan.retain_root}"
+        if node.casefold() in ("", self.host.node.casefold()):
+            return "; back out"
+        return f", {node} began it: set sstNode to {node}, back out, and set it back once that has cleared {paths}"
 
     @cached_property
     def edited(self) -> Edited:

@@ -50,7 +50,7 @@ def make_whole(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Jo
             if is_active:
                 _pull(host, order, disk, progress)
             else:
-                host.images.flatten(path)
+                host.images.flatten(path, order.bandwidth_off)
                 is_flattened = True
         except HostFailure as why:
             last = str(why)

@@ -18,7 +18,7 @@ from nodeagent.moves import moved
 from nodeagent.operations.choosing import as_made, chosen
 from nodeagent.operations.deletion_survey import refuse_if_in_use, survey_deletion
 from nodeagent.operations.finding import find_set
-from nodeagent.operations.following import refuse_unseen_set, to_be_merged
+from nodeagent.operations.following import refuse_if_run_elsewhere, refuse_unseen_set, to_be_merged
 from nodeagent.operations.given_up import given_up
 from nodeagent.operations.overlays import image_below
 from nodeagent.operations.restore_survey import survey_restore
@@ -76,11 +76,10 @@ class Surveyor:
         }
         return surveys[working](leaf, machine, plan)
 
-    # the three surveys
-
     def _snapshot(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         view = self._view(machine.name)
         disks = self._consistent_disks(machine, view.description)
+        refuse_if_run_elsewhere(machine.name, self.host, view, [path for _, path in disks])
         order = self._order(leaf, machine, plan, Mode.SNAPSHOTTING, disks)
         order = order.model_copy(
             update={
@@ -89,7 +88,8 @@ class Surveyor:
                 "disks": tuple(self._checked_image(order, disk) for disk in order.disks),
                 "firmware": self._firmware(order, view.description),
                 "ldif": to_ldif(self.catalogue.subtree(machine.name)),
-                "abandoned": given_up(self.catalogue, order, self.host),
+                "start_wait": leaf.start_wait,
+                **given_up(self.catalogue, order, self.host),
             }
         )
         self._refuse_used_retain(order)
@@ -197,11 +197,12 @@ class Surveyor:
             place=("", ""),
             files=_ownership(machine.name, plan, of_directories=False),
             directories=_ownership(machine.name, plan, of_directories=True),
-            bandwidth=plan.bandwidth_merge,
-            bandwidth_copy=plan.bandwidth_copy,
+            bandwidth=leaf.slowed(plan.bandwidth_merge),
+            bandwidth_copy=leaf.slowed(plan.bandwidth_copy),
             overlay_limit=plan.overlay_limit,
             freeze_seconds=plan.freeze_seconds,
             started_at=self.host.wall_clock(),
+            deadline=plan.deadline,
             node=self.host.node,
             boot=self.host.moves.boot,
         )

@@ -52,6 +52,13 @@ def end(machine: Machine) -> None:
 
 
 @pytest.fixture
+def rare(request: pytest.FixtureRequest) -> None:
+    """Asked for first by what takes long, or shows little that a neighbour does not."""
+    if not request.config.getoption("--all-faults"):
+        pytest.skip("with --all-faults")
+
+
+@pytest.fixture
 def plain(agents: Lab) -> Plain:
     return Plain(agents)
 

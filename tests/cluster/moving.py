@@ -1,10 +1,14 @@
 """Two nodes that see each other's files, agents that can be held, and machines that are moved between them."""
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 import tomllib
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +18,7 @@ import libvirt
 from lab.cluster import Lab
 from lab.hypervisor import Node
 from lab.machines import Machine, MachineSpec
+from lab.processes import stop
 from lab.waiting import until
 from tests.cluster.plain import Plain
 from tests.faults.held_agent import place_of, reached
@@ -31,6 +36,7 @@ class Moving:
 
     lab: Lab
     folder: Path
+    looks_every: float = 30.0  # seconds; agents are woken by leaves that ask for work, not by sstNode
     machines: dict[str, Machine] = field(default_factory=dict)
 
     @property
@@ -46,6 +52,16 @@ class Moving:
         return Plain(self.lab)
 
     # agents
+
+    @classmethod
+    @contextmanager
+    def between(cls, lab: Lab, folder: Path, looks_every: float = 30.0) -> Iterator["Moving"]:
+        """A lab of two nodes, with its agents; it is taken down in the end."""
+        both = cls(lab, folder, looks_every)
+        for node in lab.nodes.values():
+            both.start_agent(node)
+        yield both
+        lab.down()
 
     def start_agent(self, node: Node) -> None:
         """One that can be held, in its node's view of the filesystem."""
@@ -63,7 +79,7 @@ class Moving:
         wanted = {key: f"{key} = {json.dumps(value)}" for key, value in roots.items()}
         lines = [wanted.get(line.split(" ")[0], line) for line in lines]
         path = self.folder / f"{node.name}.toml"
-        path.write_text("\n".join(lines) + "\n")
+        path.write_text("\n".join([f"reconcile_seconds = {self.looks_every}", *lines]) + "\n")
         return path
 
     @contextmanager
@@ -88,16 +104,38 @@ class Moving:
         """On the new node another directory lies where a folder of the old one is: empty, and its own."""
         empty = self.folder / "empty"
         empty.mkdir(exist_ok=True)
-        self._in_the_new("mount", "--bind", str(empty), str(folder))
+        self._inside(self.new, "mount", "--bind", str(empty), str(folder))
         try:
             yield
         finally:
-            self._in_the_new("umount", "--lazy", str(folder))
+            self._inside(self.new, "umount", "--lazy", str(folder))
 
-    def _in_the_new(self, *command: str) -> None:
-        assert self.new.reaper is not None
-        inside = ["nsenter", "--target", str(self.new.reaper.pid), "--mount", *command]
+    @staticmethod
+    def _inside(node: Node, *command: str) -> None:
+        assert node.reaper is not None
+        inside = ["nsenter", "--target", str(node.reaper.pid), "--mount", *command]
         subprocess.run(inside, check=True, timeout=20)
+
+    # a node that is lost
+
+    def lose(self, node: Node) -> None:
+        """Its power fails: agent, libvirt and guests are gone, and so is what lay in memory."""
+        self.lab.kill_agent(node.name)
+        node.kill_libvirtd()
+        stop(node.processes("qemu-system"), grace=0)
+        for folder in (node.ram, node.folder / "run"):
+            for left in folder.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def boot(self, node: Node) -> None:
+        """It is back, with another start of its kernel as far as its agent can see."""
+        boot_id = self.folder / f"{node.name}.boot"
+        is_first = not boot_id.exists()
+        boot_id.write_text(f"{uuid.uuid4()}\n")
+        if is_first:
+            self._inside(node, "mount", "--bind", str(boot_id), "/proc/sys/kernel/random/boot_id")
+        node.restart_libvirtd()
+        self.start_agent(node)
 
     # machines
 
@@ -122,6 +160,27 @@ class Moving:
         where = {libvirt.VIR_MIGRATE_PARAM_URI: "tcp://127.0.0.1"}
         source.domain(machine.name).migrateToURI3(target.uri, where, _LIVE | _WHOLE)
         return replace(machine, node=target)
+
+    @contextmanager
+    def on_its_way(self, machine: Machine, seconds: float) -> Iterator[None]:
+        """A live migration that has begun when the block does, and takes so long at least; it is over afterwards."""
+        domain = self.old.domain(machine.name)
+        with ThreadPoolExecutor(max_workers=1) as admin:
+            migrating = admin.submit(self._migrate_slowly, machine)
+            until("the migration to begin", lambda: domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE, 20, step=0.02)
+            yield
+            begun = time.monotonic()
+            until("the migration to have taken its time", lambda: time.monotonic() - begun > seconds, seconds + 5)
+            domain.migrateSetMaxSpeed(1 << 20)
+            migrating.result(timeout=60)
+
+    def _migrate_slowly(self, machine: Machine) -> None:
+        where = {libvirt.VIR_MIGRATE_PARAM_URI: "tcp://127.0.0.1", libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: 1}
+        connection = libvirt.open(self.old.uri)
+        try:
+            connection.lookupByName(machine.name).migrateToURI3(self.new.uri, where, _LIVE | _WHOLE)
+        finally:
+            connection.close()
 
     def define_elsewhere(self, machine: Machine, source: Node, target: Node) -> Machine:
         """A machine that is off, moved by its description."""

@@ -44,5 +44,19 @@ def image_info(path: Path) -> dict:
     return json.loads(printed)
 
 
+def data_of(machine: Machine) -> str:
+    """A digest of what was put on its first disk before it ran and is not its own to change, as the guest reads it."""
+    image, spec = machine.disks[0], machine.spec
+    raw = image.with_suffix(".read")
+    argv = ["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", str(image), str(raw)]
+    try:
+        subprocess.run(argv, check=True, capture_output=True, timeout=60)
+        with raw.open("rb") as read:
+            read.seek(spec.content_start << 20)
+            return blake3(read.read(spec.content_mib << 20)).hexdigest()
+    finally:
+        raw.unlink(missing_ok=True)
+
+
 def assert_whole(path: Path) -> None:
     assert "backing-filename" not in image_info(path), path

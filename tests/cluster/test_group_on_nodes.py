@@ -1,9 +1,11 @@
 """Twelve guests on three nodes, four of them one group: what the directory recorded, and what the guests saw of it."""
 
+import os
+import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from lab.cluster import Lab, LabOptions
 from lab.machines import Machine, MachineSpec
 from lab.slapd import SlapdOptions
 from lab.ticks import Follower
+from lab.waiting import until
 from tests.cluster import sets
 from tests.cluster.conftest import end
 from tests.cluster.plain import Plain
@@ -24,6 +27,7 @@ from vmkeep.contract.grouping import from_instant
 
 BUDGETS = "[budgets.snapshots]\nper_node = 1\n[budgets.merges]\noverall = 2\n"
 COUNTS = 5  # of each guest before and after
+START = "sstVirtualizationVirtualMachineSequenceStart"
 CLOSE = 1.0  # seconds that libvirt may take to stop a guest, on a busy host
 
 
@@ -131,3 +135,94 @@ def test_one_that_fails_marks_the_group_and_the_others_are_good_backups(twelve: 
             sets.assert_digests(sets.directory_of(machine, leaf["ou"][0]))
     shown = plain.console("status", group[0].name)
     assert f"is not one instant with group Shop: {told}" in shown.stdout
+
+
+def in_order_of_starting(lab: Lab, wait: str) -> list[Machine]:
+    """vm-0003, vm-0002, vm-0001 run on in this order; the other has no number."""
+    plain, ordered = Plain(lab), group_of(lab)[2::-1]
+    for number, machine in enumerate(ordered):
+        values = f"replace {START} {number}", f"replace vmkeepStartWait {wait}"
+        plain.modify(lab.tree.machine_plan(machine.name), *values)
+    return ordered
+
+
+@contextmanager
+def a_slow_agent(lab: Lab, node: str) -> Iterator[Callable[[], None]]:
+    """A node's agent stands still until it is told to go on."""
+    agent = lab.process(f"nodeagent {node}")
+    assert agent is not None
+    os.kill(agent.pid, signal.SIGSTOP)
+    try:
+        yield lambda: os.kill(agent.pid, signal.SIGCONT)
+    finally:
+        os.kill(agent.pid, signal.SIGCONT)
+
+
+def started_run(settings: Path, *machines: str) -> "subprocess.Popen[str]":
+    argv = [services.script("vmkeep-controller"), "--settings", settings, "run", *machines]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def is_active(machine: Machine) -> bool:
+    return bool(machine.node.domain(machine.name).isActive())
+
+
+def started(lab: Lab, machine: Machine) -> float:
+    moment = from_instant(newest_leaf(lab, machine.name)["vmkeepStarted"][0])
+    assert moment is not None
+    return moment.timestamp()
+
+
+def test_saved_machines_run_on_in_the_order_of_starting(twelve: Lab, settings: Path) -> None:
+    ordered = in_order_of_starting(twelve, "60")
+    counting = group_of(twelve)[:2]
+    with ExitStack() as stack:
+        followers = {machine.name: stack.enter_context(Follower(machine.serial)) for machine in counting}
+        for machine in counting:
+            twelve.wait_for_count(machine.name, more=COUNTS)
+        with a_slow_agent(twelve, ordered[0].node.name) as goes_on:
+            running = started_run(settings, *(machine.name for machine in group_of(twelve)))
+            until("the others to be saved", lambda: not any(map(is_active, ordered[1:])) or None, 60, 0.05)
+            goes_on()
+        out, _ = running.communicate(timeout=240)
+        for machine in counting:
+            twelve.wait_for_count(machine.name, more=COUNTS)
+    assert running.returncode == 0, out
+    times = [started(twelve, machine) for machine in ordered]
+    print("ran on", [f"{later - times[0]:.3f} s" for later in times])
+    assert times == sorted(times)
+    assert len(set(times)) == len(times)
+    assert "vmkeepStarted" not in newest_leaf(twelve, group_of(twelve)[3].name)
+    for before, machine in pairwise(ordered):
+        if machine.name in followers:
+            _, ended = silence(followers[machine.name])
+            assert ended >= started(twelve, before) - CLOSE, f"{machine.name} is heard of once {before.name} runs"
+    for machine in ordered:
+        leaf = newest_leaf(twelve, machine.name)
+        assert "out of turn" not in leaf.get("vmkeepMessage", [""])[0]
+        sets.assert_digests(sets.directory_of(machine, leaf["ou"][0]))
+
+
+def test_a_machine_whose_turn_does_not_come_runs_on_all_the_same(twelve: Lab, settings: Path) -> None:
+    """The first one's agent is away: nobody is kept standing still for longer than the plan says."""
+    first, second, _ = in_order_of_starting(twelve, "2")
+    twelve.kill_agent(first.node.name)
+    earlier = newest_leaf(twelve, second.name)["ou"]
+
+    def runs_on() -> bool:
+        leaf = newest_leaf(twelve, second.name)
+        return leaf["ou"] > earlier and leaf["sstProvisioningMode"] == ["snapshotted"]
+
+    running = started_run(settings, first.name, second.name)
+    try:
+        until("the second to run on", lambda: runs_on() or None, 120, 0.1)
+        assert newest_leaf(twelve, first.name)["sstProvisioningMode"] == ["snapshot"], "nobody has taken it up"
+        [message] = newest_leaf(twelve, second.name)["vmkeepMessage"]
+        assert "ran on out of turn: others of its group were not running within 2 s" in message
+        twelve.wait_for_count(second.name, more=COUNTS)
+    finally:
+        twelve.start_agent(first.node.name)
+        out, _ = running.communicate(timeout=240)
+    assert running.returncode == 0, out
+    for machine in (first, second):
+        sets.assert_digests(sets.directory_of(machine, newest_leaf(twelve, machine.name)["ou"][0]))

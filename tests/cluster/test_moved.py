@@ -23,12 +23,8 @@ from tests.conftest import ClusterFactory
 
 @pytest.fixture(scope="module")
 def moving(cluster: ClusterFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moving]:
-    lab = cluster(LabOptions(nodes=2, machines=0))
-    both = Moving(lab, tmp_path_factory.mktemp("told"))
-    for node in lab.nodes.values():
-        both.start_agent(node)
-    yield both
-    lab.down()
+    with Moving.between(cluster(LabOptions(nodes=2, machines=0)), tmp_path_factory.mktemp("told")) as moving:
+        yield moving
 
 
 @pytest.fixture(scope="module")

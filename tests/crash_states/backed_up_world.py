@@ -40,6 +40,7 @@ class Scene:
     once: bool = False
     instant_is_gone: bool = False
     earlier_sets: int = 0
+    start_wait: int | None = None
 
 
 class BackedUp:
@@ -203,6 +204,7 @@ class BackedUp:
             ram_disk=str(self.ram_disk) if scene.ram_disk else None,
             ldif="dn: the machine\n",
             method=scene.method,
+            start_wait=scene.start_wait,
             route=Route(freezes=scene.method is not Method.SAVE, clones=False, once=scene.once, renames=not scene.once),
         )
         published = (Path(order.paths.backup) / f"manifest.json.{LEAF}").exists()

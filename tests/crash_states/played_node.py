@@ -84,7 +84,7 @@ class PlayedImages(Images):
     def create_overlay(self, path: PurePath, backing: PurePath, _size: int) -> None:
         Path(path).write_bytes(image(b"", str(backing)))
 
-    def flatten(self, path: PurePath) -> None:
+    def flatten(self, path: PurePath, _bandwidth: int = 0) -> None:
         """The name goes first; where the data lies is written when it is closed."""
         whole, (own, _) = image(reads_as(Path(path))), parts(Path(path))
         write_in_place(Path(path), image(own))
@@ -94,7 +94,7 @@ class PlayedImages(Images):
         own, _ = parts(Path(path))
         write_in_place(Path(path), image(own, str(backing)))
 
-    def commit(self, overlay: PurePath) -> None:
+    def commit(self, overlay: PurePath, _bandwidth: int = 0) -> None:
         commit(Path(overlay))
 
     def check(self, path: PurePath) -> None:

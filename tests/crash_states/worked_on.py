@@ -217,7 +217,8 @@ class Scenery:
 
 
 _TWO = ("/dev/shm", "/tmp")
-_RUNS, _LIVE = Scene(2, firmware=True, ram_disk=True), Scene(2, method=Method.LIVE, firmware=True)
+_RUNS = Scene(2, firmware=True, ram_disk=True, start_wait=60)
+_LIVE = Scene(2, method=Method.LIVE, firmware=True)
 _BESIDE_OTHERS, _ONCE = Scene(1, Power.OFF, earlier_sets=2), Scene(1, method=Method.DISK, once=True)
 
 

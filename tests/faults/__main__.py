@@ -25,6 +25,7 @@ from tests.faults.wandering import Wandering
 REGRESSIONS = Path(__file__).with_name("regressions.txt")
 LOGS = Path(__file__).parents[2] / ".cache/faults"
 MACHINES = 4
+BUDGETS = "[budgets.snapshots]\noverall = 3\n[budgets.merges]\noverall = 2\n[budgets.retains]\nper_root = 2\n"
 Start = Callable[[LabOptions], Lab]
 
 
@@ -61,6 +62,8 @@ def wandering_on(folder: Path, start: Start) -> Iterator[Wandering]:
     """Machines, an agent and a controller to wander with."""
     with stage(folder, start) as belt:
         belt.fill(MachineSpec(period_ms=250), MACHINES)
+        with belt.controller_settings.open("a") as settings:
+            settings.write(BUDGETS)
         belt.start_agent()
         belt.start_controller()
         yield Wandering(belt, lambda line: print(line, flush=True))

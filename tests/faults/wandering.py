@@ -21,6 +21,7 @@ from tests.faults.violation import Violation
 from vmkeep.contract.modes import ROWS, Mode
 
 METHODS = ("save", "live", "disk")
+GROUP, START = "vmkeepGroup", "sstVirtualizationVirtualMachineSequenceStart"
 _LONGEST_REST, _LONGEST_FAULT, _SETTLED = 300.0, 4.0, 12.0
 # What hits a leaf that a cycle has no hold on, or leaves what only a person can put right, is for the matrix alone.
 _NOT_HERE = ("people",)
@@ -42,16 +43,21 @@ FAULTS = (
 
 @dataclass
 class Cycle:
-    """What was done in one: an operation for each machine, and faults with the moment and the length of each."""
+    """What was done in one: an operation for each machine, and faults with the moment and the length of each.
+
+    `starts`: the order in which they run on where they are a group, None where they are not.
+    """
 
     number: int
     work: dict[str, str]
+    starts: dict[str, str] | None
     faults: list[tuple[Fault, float, float]]
 
     def __str__(self) -> str:
         struck = ", ".join(f"{fault.name} at {at:.1f} s for {length:.1f} s" for fault, at, length in self.faults)
         worked = ", ".join(f"{machine} {work}" for machine, work in self.work.items())
-        return f"cycle {self.number}: {worked}; {struck}"
+        group = "" if self.starts is None else f" as a group, started {', '.join(map(str, self.starts.values()))}"
+        return f"cycle {self.number}: {worked}{group}; {struck}"
 
 
 @dataclass
@@ -71,9 +77,11 @@ class Wandering:
         work = {name: self._chosen(name, leaves, chance) for name in belt.places}
         faults = self._chosen_faults(chance)
         methods = {name: chance.choice(METHODS) for name in belt.places}
+        starts = self._chosen_starts(chance)
         world.look(*(place.machine for place in belt.places.values()))
-        running = self._begin(work, methods, leaves)
-        self.say(str(Cycle(number, {name: f"{did} ({methods[name]})" for name, did in work.items()}, faults)))
+        self._plan(methods, starts)
+        running = self._begin(work, leaves)
+        self.say(str(Cycle(number, {name: f"{did} ({methods[name]})" for name, did in work.items()}, starts, faults)))
         try:
             self._strike(faults)
         finally:
@@ -93,12 +101,23 @@ class Wandering:
         faults = chance.sample(FAULTS, chance.randint(1, 3))
         return [(fault, chance.uniform(0, 3), chance.uniform(0.2, _LONGEST_FAULT)) for fault in faults]
 
-    def _begin(
-        self, work: dict[str, str], methods: dict[str, str], leaves: dict[tuple[str, str], Leaf]
-    ) -> "subprocess.Popen[bytes]":
-        """Ask for everything; what runs is the controller's command for the backups."""
+    def _chosen_starts(self, chance: random.Random) -> dict[str, str] | None:
+        """Every other cycle the machines are a group; a number of "" is none."""
+        numbers = {name: chance.choice(["1", "2", "3", ""]) for name in self.belt.places}
+        return numbers if chance.random() < 0.5 else None
+
+    def _plan(self, methods: dict[str, str], starts: dict[str, str] | None) -> None:
         for name, method in methods.items():
-            self.belt.plain.modify(self.belt.lab.tree.machine_plan(name), f"replace vmkeepMethod {method}")
+            group, number = ("Belt", starts[name]) if starts else ("", "")
+            self.belt.plain.modify(
+                self.belt.lab.tree.machine_plan(name),
+                f"replace vmkeepMethod {method}",
+                "replace vmkeepStartWait 5",
+                *(f"replace {what} {value}".rstrip() for what, value in ((GROUP, group), (START, number))),
+            )
+
+    def _begin(self, work: dict[str, str], leaves: dict[tuple[str, str], Leaf]) -> "subprocess.Popen[bytes]":
+        """Ask for everything; what runs is the controller's command for the backups."""
         for name, did in work.items():
             found = _restorable(name, leaves)[-1:] if did == "restore" else _good(name, leaves)[:1]
             self.asked[name] = "" if did == "backup" else found[0]

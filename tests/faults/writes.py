@@ -8,7 +8,8 @@ from lab.slapd import AUDIT_SUFFIX
 
 # The protocol's own words: snapshotting, unretainingSmallFiles; snapshotted, unretainedLargeFiles.
 _AT_WORK, _DONE = re.compile(r"ing(SmallFiles|LargeFiles)?$"), re.compile(r"ed(SmallFiles|LargeFiles)?$")
-_PROGRESS, _ENTRY_BEFORE = re.compile(r"vmkeepPercent:[+=] "), re.compile(r"vmkeepEntryBefore:")
+_PROGRESS = re.compile(r"vmkeep(Percent|Started|StartWait):[+=] ")
+_ENTRY_BEFORE = re.compile(r"vmkeepEntryBefore:")
 _MODE, _STATE, _CODE = "sstProvisioningMode", "sstProvisioningState", "sstProvisioningReturnValue"
 
 
@@ -67,6 +68,6 @@ def writes_of(lab: Lab, since: str) -> list[Write]:
 
 
 def _is_note(mode: str, state: str, modifications: list[str]) -> bool:
-    """Whether it says how far work is that goes on, or what a machine's entry was before its restore."""
+    """Whether it says how far work is that goes on, whose turn it is, or what an entry was before its restore."""
     goes_on = is_at_work(mode) and state == "0"
     return any((goes_on and _PROGRESS.match(each)) or _ENTRY_BEFORE.match(each) for each in modifications)

@@ -1,6 +1,7 @@
 """A set on its way from retain to the backup directory, with real files: nothing is lost, taken twice, or misread."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,17 @@ def test_an_image_that_somebody_removed_lies_over_nothing(order: Order, tmp_path
     Path(order.disks[0].path).unlink()
     carry(order, tmp_path)
     assert carried(order).read_bytes() == CONTENT
+
+
+def test_an_image_that_is_only_renamed_is_read_for_its_digest_within_the_bandwidth(
+    order: Order, tmp_path: Path
+) -> None:
+    content = b"x" * (6 << 20)
+    (Path(order.paths.retain) / "d.qcow2").write_bytes(content)
+    began = time.monotonic()
+    step(order.model_copy(update={"bandwidth_copy": 4}), tmp_path, "carry d.qcow2").apply({})
+    assert time.monotonic() - began > 6 / 4 * 0.6
+    assert carried(order).read_bytes() == content
 
 
 def test_an_image_that_still_lies_over_the_kept_one_keeps_it(order: Order, tmp_path: Path) -> None:

@@ -154,6 +154,20 @@ def test_what_an_attempt_left_half_made_is_in_nobodys_way(source: Folder, beside
     assert beside.names() == ["b"]
 
 
+def test_of_two_who_make_one_file_the_later_has_it_and_its_half_is_given_no_name(beside: Folder) -> None:
+    """Two nodes at one set, for a moment."""
+    earlier, later = beside.making("b"), beside.making("b")
+    os.write(earlier.__enter__(), b"whole")
+    writing = later.__enter__()
+    os.write(writing, b"half")
+    with pytest.raises(HostFailure, match=r"b.partial is not ours any more; somebody else makes b by now"):
+        earlier.__exit__(None, None, None)
+    assert beside.names() == ["b.partial"]
+    os.write(writing, b" and half")
+    later.__exit__(None, None, None)
+    assert (beside.names(), (beside.path / "b").read_bytes()) == (["b"], b"half and half")
+
+
 def test_the_name_appears_when_the_whole_file_is_there(source: Folder, beside: Folder) -> None:
     (source.path / "a").write_bytes(os.urandom(3 * MIB))
     seen: set[str] = set()

@@ -121,6 +121,16 @@ def test_what_is_not_known_to_be_ours_stays(earlier: Order, host: Host) -> None:
     assert after_the_next(earlier, host) == foreign
 
 
+def test_a_snapshot_that_ended_before_its_notes_goes_but_for_what_no_snapshot_makes(earlier: Order, host: Host) -> None:
+    """Its node was lost in it: the guest's memory would lie there for ever."""
+    lay(earlier, host, None)
+    retain = Path(earlier.paths.retain)
+    for name in (earlier.paths.state, earlier.paths.ldif, f"{earlier.paths.xml}.partial", "somebody's"):
+        (retain / name).write_bytes(b"any")
+    ended = earlier.model_copy(update={"abandoned": (EARLIER,), "unnoted": (EARLIER,)})
+    assert after_the_next(ended, host) == ["somebody's"]
+
+
 def test_nothing_elsewhere_goes_whatever_the_notes_say(earlier: Order, host: Host) -> None:
     making = made(earlier)
     lay(earlier, host, making.model_copy(update={"files": (*making.files, MadeFile(name="../kept", role="disk"))}))

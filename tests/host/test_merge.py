@@ -70,6 +70,16 @@ def test_the_retained_images_digest_is_noted_and_read_only_once(order: Order, ho
     assert known(order, host) == first
 
 
+def test_the_retained_image_is_read_for_its_digest_within_the_bandwidth_of_the_merge(order: Order, host: Host) -> None:
+    host.images.flatten(PurePosixPath(order.disks[0].path))  # nothing else is left to do
+    Path(order.paths.retain / "d.qcow2").write_bytes(b"x" * 6 * MIB)
+    [step] = merge(order.model_copy(update={"bandwidth": 4}), host)
+    began = time.monotonic()
+    step.apply({})
+    assert time.monotonic() - began > 6 / 4 * 0.6
+    assert known(order, host).size == 6 * MIB
+
+
 def test_no_digest_is_taken_where_retain_copies_the_image_and_reads_it_then(order: Order, host: Host) -> None:
     [step] = merge(order.model_copy(update={"route": replace(RENAMES, renames=False)}), host)
     step.apply({})

@@ -87,11 +87,13 @@ BUGS = (
         (
             Edit(
                 _FOLDERS,
-                "        partial = _partial(name)\n        self.remove(partial)\n        try:",
-                "        partial = name\n        self.remove(partial)\n        try:",
+                "        partial = _partial(name)\n        self.remove(partial)\n        with",
+                "        partial = name\n        self.remove(partial)\n        with",
             ),
             Edit(
-                _FOLDERS, "            self.give_name(partial, name)\n        finally:\n", "        except OSError:\n"
+                _FOLDERS,
+                "                self.give_name(partial, name)\n            finally:\n",
+                "            except OSError:\n",
             ),
         ),
         (f"{_COPIES}::test_the_name_appears_when_the_whole_file_is_there",),

@@ -55,6 +55,36 @@ BUGS = (
         ("tests/pure/test_moves.py::test_what_was_begun_before_a_boot_is_given_up_where_the_machine_is_elsewhere",),
     ),
     Bug(
+        "Who copies a set does not ask whose it is before the file is done",
+        "An image takes hours; the node that was given the leaf meanwhile writes to the same set.",
+        (Edit("nodeagent/operations/following.py", "if self._clock() >= self._due:", "if not self._due:"),),
+        ("tests/pure/test_moves.py::test_who_carries_a_set_asks_now_and_then_whether_it_is_still_theirs",),
+    ),
+    Bug(
+        "A file that is made gets its name whoever makes it by now",
+        "Two nodes copy one set for a moment, and the half file of one is published as whole.",
+        (
+            Edit(
+                "nodeagent/host/folders.py",
+                "                if not self._bears(partial, descriptor):\n",
+                "                if not partial:\n",
+            ),
+        ),
+        ("tests/host/test_copying.py::test_of_two_who_make_one_file_the_later_has_it_and_its_half_is_given_no_name",),
+    ),
+    Bug(
+        "An image is moved away from under a machine that runs where libvirt does not look",
+        "The guest writes on to a file that goes away with the backup, or with what a restore replaced.",
+        (
+            Edit(
+                "nodeagent/operations/following.py",
+                "        if not _comes_free(PurePosixPath(image), host):\n",
+                "        if not image:\n",
+            ),
+        ),
+        ("tests/host/test_open_elsewhere.py::test_it_is_refused_with_what_to_do_and_free_again_it_is_not",),
+    ),
+    Bug(
         "A merge writes to the image of a machine that is off here and may run elsewhere",
         "It was moved while the merge was at work, and its disk is damaged under it.",
         (

@@ -38,7 +38,7 @@ class CountingStore(MemoryStore):
     def __init__(self, suffix: str) -> None:
         super().__init__(suffix)
         self.searches = 0
-        self.refuses_to_replace = False
+        self.refuses_verdicts = False
         self.clock = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
     def search(
@@ -56,18 +56,14 @@ class CountingStore(MemoryStore):
         additions: Attributes | None = None,
         provided: Filter = ANYTHING,
     ) -> Claim:
-        """As the store's, with the time."""
+        """As the store's, with the time, unless it is told to refuse this."""
+        if self.refuses_verdicts and Attribute.GROUP_CONSISTENCY in changes:
+            raise Refused(ReturnValue.CANNOT_CONNECT_TO_BACKEND, f"{dn}: no write access")
         return super().claim(dn, expected, {**changes, "modifyTimestamp": (self._stamp(),)}, additions, provided)
 
     def add(self, dn: str, attributes: Attributes) -> bool:
         """As the store's, with the time."""
         return super().add(dn, {**attributes, "modifyTimestamp": (self._stamp(),)})
-
-    def replace(self, dn: str, changes: Attributes) -> bool:
-        """As the store's, unless it is told to refuse."""
-        if self.refuses_to_replace:
-            raise Refused(ReturnValue.CANNOT_CONNECT_TO_BACKEND, f"{dn}: no write access")
-        return super().replace(dn, changes)
 
     def _stamp(self) -> str:
         return f"{self.clock:%Y%m%d%H%M%S}Z"

@@ -79,7 +79,8 @@ def workshop(tmp_path: Path) -> Workshop:
     catalogue = Catalogue(Directory(), TREE)
     no_libvirt: Any = SimpleNamespace()
     moves = replace(shop.host.moves, catalogue=catalogue)
-    host = replace(shop.host, hypervisor=no_libvirt, moves=moves)
+    turns = replace(shop.host.turns, catalogue=catalogue)
+    host = replace(shop.host, hypervisor=no_libvirt, moves=moves, turns=turns)
     return replace(
         shop,
         catalogue=catalogue,

@@ -1,5 +1,6 @@
 """Leaves, timestamps and names: what they mean, and that odd values never raise."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
@@ -23,6 +24,33 @@ OFFSETS = st.integers(min_value=-12, max_value=14).map(lambda hours: timezone(ti
 
 def leaf(mode: str, state: str = "0", rv: int = 0, times: tuple[str, ...] = (), execution_date: int = 0) -> Leaf:
     return Leaf("ou=x", "web", "20260101T000000Z", mode, state, execution_date, rv, times)
+
+
+@pytest.mark.parametrize(
+    ("mode", "plan", "given_here", "limit"),
+    [
+        ("merging", 0, 0, 0),
+        ("merging", 200, 0, 200),
+        ("merging", 0, 25, 25),
+        ("merging", 200, 25, 25),
+        ("retaining", 10, 25, 10),
+        ("retaining", 0, 10**17, 999_999_999),
+        ("snapshotting", 0, 25, 0),
+        ("unretainingLargeFiles", 40, 25, 40),
+    ],
+)
+def test_merge_and_retain_go_by_the_lower_of_plan_and_leaf_and_nothing_else_does(
+    mode: str, plan: int, given_here: int, limit: int
+) -> None:
+    assert replace(leaf(mode), bandwidth=given_here).slowed(plan) == limit
+
+
+@pytest.mark.parametrize(("value", "bandwidth"), [("25", 25), ("0", 0), ("-3", 0), ("much", 0)])
+def test_a_bandwidth_that_is_none_is_no_limit(value: str, bandwidth: int) -> None:
+    named = {"ou": ("20260101T000000Z",), "objectClass": ("sstProvisioning",), "vmkeepBandwidth": (value,)}
+    read = leaf_of(Entry(Tree("o=x").leaf("web", "20260101T000000Z"), named))
+    assert read is not None
+    assert read.bandwidth == bandwidth
 
 
 @given(MOMENTS, OFFSETS)

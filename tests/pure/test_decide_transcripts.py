@@ -6,14 +6,14 @@ A file holds commands and, below each `decide`, the answer up to an empty line. 
     bounds <deadline> <take-up> <attempts> <back-off>     seconds; otherwise 600 300 3 60
     leaf <machine> <timestamp> <mode> <state> [rv=N] [attempts=N] [message=a_text] [date=YYYYMMDD] [changed=TIME]
          [group=a_name] [conflicts=x] [entry=x] [before=x] [disk=vda] [from=machine] [keep-old=x] [digest=x]
-         [hold=a_text] [pruned=a_text]
+         [hold=a_text] [pruned=a_text] [wait=N] [started=x] [bandwidth=N]
     node <machine> <node>                                 where a machine is
     deadline <machine> <seconds>                          of its plan
     gone <machine>                                        its leaves are no longer there
     complete <timestamp>                                  the leaves of that run are all there
     only <machine> …                                      act on these alone
-    place <machine> <node> <root> [group=a_name] [stop=N] [start=N]    what its plan says; nothing: every step is taken
-    budget <mode that asks> [overall=N] [per_node=N] [per_root=N]
+    place <machine> <node> <root> [group=a_name] [stop=N] [start=N] [wait=N]   what its plan says; nothing: all is taken
+    budget <mode that asks> [overall=N] [per_node=N] [per_root=N] [bandwidth_overall=N] [bandwidth_per_node=N] …
     down <node> …                                         nodes that give no sign of life; none: all do
     decide <time>                                         answers the claims, and when to look again
     apply <time>                                          as decide; the claims are won, the removals made
@@ -31,8 +31,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from controller.actions import Action, Removal, Step
+from controller.actions import Action, LetRunOn, Removal, Step
 from controller.allotting import Room, allot
+from controller.bandwidths import Bandwidths
 from controller.budgets import Budget, Piece
 from controller.decide import Bounds, View, decide, next_look
 from controller.places import Place
@@ -143,6 +144,9 @@ class Scene:
             manifest_digest=values.get("digest", ""),
             hold=values.get("hold", "").replace("_", " "),
             pruned=values.get("pruned", "").replace("_", " "),
+            start_wait=int(values["wait"]) if "wait" in values else None,
+            started=values.get("started", ""),
+            bandwidth=int(values.get("bandwidth", 0)),
         )
         others = tuple(one for one in self._view.leaves if one.dn != leaf.dn)
         changed = {dn: moment for dn, moment in self._view.changed.items() if dn != leaf.dn}
@@ -172,7 +176,7 @@ class Scene:
 def _afterwards(step: Step) -> Leaf | None:
     if isinstance(step, Removal):
         return None
-    return step.outcome if isinstance(step, Action) else step.leaf
+    return step.outcome if isinstance(step, Action | LetRunOn) else step.leaf
 
 
 def _told(action: Step) -> str:
@@ -186,6 +190,10 @@ def _told(action: Step) -> str:
         parts.append(f"message {action.message!r}")
     if action.group:
         parts.append(f"group {action.group!r}")
+    if action.start_wait is not None:
+        parts.append(f"may wait {action.start_wait} s to start")
+    if action.bandwidth is not None:
+        parts.append(f"bandwidth {action.bandwidth}")
     if action.removed:
         parts.append(f"without {' '.join(action.removed)}")
     return ", ".join(parts)
@@ -197,14 +205,17 @@ def _with_room(room: Room, command: str, words: list[str]) -> Room:
             return replace(room, places={**room.places, words[0]: _place(*words)})
         case "budget":
             limits = {name: int(number) for name, number in (word.split("=") for word in words[1:])}
-            return replace(room, budgets={**room.budgets, Mode(words[0]): Budget(**limits)})
+            totals = {name.removeprefix("bandwidth_"): limits.pop(name) for name in [*limits] if "bandwidth_" in name}
+            budget = Budget(**limits, bandwidths=Bandwidths(**totals))
+            return replace(room, budgets={**room.budgets, Mode(words[0]): budget})
     return replace(room, down=frozenset(words))
 
 
 def _place(machine: str, node: str, root: str, *more: str) -> Place:
     values = dict(word.split("=", 1) for word in more)
     stop, start = (int(values[name]) if name in values else None for name in ("stop", "start"))
-    return Place(Piece(machine, node, root), Grouping(values.get("group", "").replace("_", " "), stop, start))
+    wait, group = int(values.get("wait", 60)), values.get("group", "").replace("_", " ")
+    return Place(Piece(machine, node, root), Grouping(group, stop, start, wait))
 
 
 def _bounds(deadline: str, take_up: str, attempts: str, back_off: str) -> Bounds:

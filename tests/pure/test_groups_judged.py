@@ -124,7 +124,7 @@ def test_leaves_that_may_not_be_written_to_are_told_once_and_hold_nobody_up() ->
     cluster.begin("a", "b")
     cluster.end("a")
     cluster.end("b", 47)
-    cluster.store.refuses_to_replace = True
+    cluster.store.refuses_verdicts = True
     cluster.turn()
     said = [line for line in cluster.lines() if "cannot be told of its group" in line]
     assert len(said) == 2

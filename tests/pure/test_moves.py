@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from nodeagent.cycle import Agent, ProgressPace
 from nodeagent.journal import Outcome
 from nodeagent.moves import Moves
-from nodeagent.operations.following import refuse_unseen_set
+from nodeagent.operations.following import StillOurs, refuse_unseen_set
 from nodeagent.order import Order
 from nodeagent.steps import Host, Step
 from nodeagent.work import PLANS, Counter, Workshop, go_on
@@ -23,6 +24,7 @@ from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute
 from vmkeep.directory.catalogue import Catalogue
+from vmkeep.directory.port import Entry
 from vmkeep.service.settings import LimitSettings
 
 HERE = ORDER.model_copy(update={"leaf_dn": DN, "node": "n1", "boot": "yesterday"})
@@ -198,6 +200,62 @@ def test_a_directory_that_is_away_gives_nothing_up_and_lets_nobody_write_to_a_ma
     moves.refuse_if_moved_over_a_boot(HERE)
     with pytest.raises(TryLater):
         moves.refuse_if_moved(HERE)
+
+
+def test_nobody_guesses_whose_the_work_is_once_the_plan_may_have_given_it_away() -> None:
+    """A directory that is silent for so long cannot say that another node carries the set by now."""
+    directory = Directory()
+    directory.go_away()
+    order = HERE.model_copy(update={"deadline": 60, "started_at": 1000.0})
+    Moves(Catalogue(directory, TREE), "n1", "today", lambda: 1059.0).refuse_if_given_up(order)
+    late = Moves(Catalogue(directory, TREE), "n1", "today", lambda: 1060.0)
+    with pytest.raises(TryLater, match=r"takes longer than 60 s \(vmkeepDeadline\): it may be another node's by now"):
+        late.refuse_if_given_up(order)
+    late.refuse_if_given_up(HERE)
+
+
+class Arriving(Directory):
+    """One that shows a leaf only to who asks again."""
+
+    def __init__(self, hidden: str) -> None:
+        super().__init__()
+        self.hidden = [hidden]
+
+    def read(self, dn: str, attributes: Sequence[str] = ()) -> Entry | None:
+        if dn in self.hidden:
+            self.hidden.remove(dn)
+            return None
+        return super().read(dn, attributes)
+
+
+def test_a_leaf_that_comes_into_sight_while_it_is_asked_for_was_not_deleted(shop: Workshop) -> None:
+    """Its machine comes to this node between the reading of the one and the other."""
+    directory = Arriving("nothing yet")
+    there = replace(shop, catalogue=Catalogue(directory, TREE))
+    add_leaf(there, "snapshotting")
+    directory.hidden = [DN]
+    with pytest.raises(Refused, match="another node's by now"):
+        Moves(there.catalogue, "n1", "today").refuse_if_given_up(HERE)
+    assert directory.hidden == []
+
+
+# while a set is carried
+
+
+def test_who_carries_a_set_asks_now_and_then_whether_it_is_still_theirs(shop: Workshop) -> None:
+    add_leaf(shop, "snapshotting")
+    say(shop, DN, Attribute.AT_NODE, "n1")
+    moved, now = [0], [0.0]
+    host = replace(shop.host, progress=lambda amount: moved.append(amount))
+    progress = StillOurs(HERE, host, lambda: now[0])
+    progress(1)
+    say(shop, DN, Attribute.AT_NODE, "n2")
+    now[0] = 4.9
+    progress(2)
+    now[0] = 5.0
+    with pytest.raises(Refused, match="nothing more is done to its set here"):
+        progress(3)
+    assert moved == [0, 1, 2, 3]
 
 
 # what a node sees of a set

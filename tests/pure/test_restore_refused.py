@@ -68,7 +68,7 @@ def test_a_restore_that_was_begun_on_another_node_is_begun_anew(restored: Restor
     restored.saved.host.unretained.forget(restored.order)
     code, sentence = refused(restored.ask_large)
     assert code is ReturnValue.MISSING_FILES
-    assert "m: n1 holds nothing of this restore; back out and begin with unretainSmallFiles" in sentence
+    assert "m: n1 holds nothing of this restore; back out; then begin with unretainSmallFiles" in sentence
 
 
 # the memory

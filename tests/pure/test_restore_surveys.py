@@ -98,7 +98,9 @@ class Restored:
     @property
     def saved(self) -> SavedMachine:
         hypervisor: Any = self.hypervisor
-        images: Any = SimpleNamespace(header=lambda *_: SimpleNamespace(backing_file=None, virtual_size=1))
+        images: Any = SimpleNamespace(
+            header=lambda *_: SimpleNamespace(backing_file=None, virtual_size=1), is_open=lambda *_: False
+        )
         host = Host("n1", hypervisor, images, (str(self.folder),), {}, Unretained(self.folder / "notes"))
         leaf = Leaf(TREE.leaf(MACHINE, LEAF), MACHINE, LEAF, "unretainingLargeFiles", "0", wishes=self.wishes)
         plan: Any = SimpleNamespace(restore_without_state=False, force_start=False)

@@ -67,6 +67,15 @@ def test_settings_have_defaults_for_everything_but_the_directory_and_the_node(tm
         (DIRECTORY + '[metrics]\nlisten = "9750"\n', "metrics.listen is '9750': HOST:PORT is needed"),
         ('holder_name = "a:b"\n' + DIRECTORY, "holder_name is 'a:b': a short name of plain letters is needed"),
         ("lease_seconds = 0\n" + DIRECTORY, "lease_seconds is 0: Input should be greater than 0"),
+        (
+            DIRECTORY + "[budgets.merges]\nbandwidth_overall = 9\n",
+            "bandwidth_overall is divided among as many as may be at work at once: set overall too",
+        ),
+        (
+            DIRECTORY + "[budgets.retains]\nper_root = 4\nbandwidth_per_root = 3\n",
+            "bandwidth_per_root is less than 1 MiB/s for each of per_root: raise it to 4 or more, or lower per_root",
+        ),
+        (DIRECTORY + "[budgets.snapshots]\nbandwidth_overall = 9\n", "the key budgets.snapshots.bandwidth_overall is"),
         ("", "the key directory is missing"),
         ("nonsense\n", "is not TOML"),
         (DIRECTORY + 'bind_password = "geheim"\n', "the key directory.bind_password is not known"),

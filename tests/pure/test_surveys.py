@@ -57,10 +57,11 @@ class Node:
     def look(self, _name: str) -> View:
         return View(self.power, False, self.moved_away, self.xml, describe(self.xml))
 
-    def survey(self, mode: Mode = Mode.SNAPSHOTTING) -> Order:
+    def survey(self, mode: Mode = Mode.SNAPSHOTTING, bandwidth: int = 0) -> Order:
         rules = Rules((str(self.folder),), (f"{self.folder}/images",), ("/nvram",), f"{self.folder}/state", PLACES)
         surveyor = Surveyor(Catalogue(self.store, TREE), host_at(self.folder, self), rules)
-        return surveyor.survey(Leaf(TREE.leaf(MACHINE, TIMESTAMP), MACHINE, TIMESTAMP, mode.value, "0"), mode)
+        leaf = Leaf(TREE.leaf(MACHINE, TIMESTAMP), MACHINE, TIMESTAMP, mode.value, "0", bandwidth=bandwidth)
+        return surveyor.survey(leaf, mode)
 
     def refusal(self, mode: Mode = Mode.SNAPSHOTTING) -> tuple[ReturnValue, str]:
         with pytest.raises(Refused) as raised:
@@ -79,6 +80,15 @@ def test_a_machine_that_is_well_gets_its_orders(node: Node) -> None:
     assert [(disk.target, disk.path, disk.size) for disk in order.disks] == [("vda", str(node.image), MIB)]
     assert node.survey(Mode.MERGING).bytes_total == MIB
     assert node.survey(Mode.RETAINING).bytes_total == 0
+
+
+def test_merge_and_retain_keep_to_what_the_leaf_was_given_where_that_is_less_than_the_plans(node: Node) -> None:
+    node.store.replace(node.plan, {Attribute.BANDWIDTH_MERGE: ("200",), Attribute.BANDWIDTH_COPY: ("10",)})
+    for mode in (Mode.MERGING, Mode.RETAINING):
+        order = node.survey(mode, bandwidth=25)
+        assert (order.bandwidth, order.bandwidth_copy) == (25, 10)
+    order = node.survey(Mode.SNAPSHOTTING, bandwidth=25)
+    assert (order.bandwidth, order.bandwidth_copy) == (200, 10)
 
 
 @pytest.mark.parametrize("mode", [Mode.SNAPSHOTTING, Mode.MERGING])

@@ -36,6 +36,8 @@ LIMIT = 20.0
 class Script:
     """How a peer answers. `failures` are (mode asked, return value) a machine, each used once; `held` machines wait.
 
+    A machine held in `snapshotting` does not run on yet where its leaf asks for an order of starting.
+
     `saved` is the LDIF a machine's entry is to become, said where large files are brought back. `digests` are machines
     of whose sets the digest is said.
     """
@@ -103,6 +105,8 @@ class Peer:
             failures.remove(failure)
             self._catalogue.claim(claimed, working, Report(_now(), failure[1], f"scripted failure of {mode}"))
             return
+        if mode is Mode.SNAPSHOT and claimed.start_wait is not None:
+            self._run_on(claimed)
         durations = with_duration(claimed.execution_times, mode, 1.5)
         if mode is Mode.SNAPSHOT:
             durations = with_duration(durations, "downtime", 0.25)
@@ -116,6 +120,18 @@ class Peer:
         if mode is Mode.UNRETAIN_LARGE_FILES and leaf.machine in self._play.saved:
             extra[Attribute.ENTRY] = (self._play.saved[leaf.machine],)
         self._catalogue.claim(claimed, done(working), Report(_now(), extra=extra))
+
+    def _run_on(self, leaf: Leaf) -> None:
+        """Once the leaf lets the machine; which is held by the script before, where it is to be late."""
+
+        def is_let() -> bool:
+            found = self._catalogue.leaf(leaf.dn)
+            return (
+                found is not None and not found.start_wait and (leaf.machine, Mode.SNAPSHOTTING) not in self._play.held
+            )
+
+        until(f"{leaf.machine} to be let run on", lambda: is_let() or None, LIMIT, 0.02)
+        self._catalogue.note(leaf, {Attribute.STARTED.value: (to_instant(datetime.now(UTC)),)})
 
 
 def _now() -> str:

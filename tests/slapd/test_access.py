@@ -67,6 +67,8 @@ set     leaf         vmkeepInstant=20260101T030000.5Z           yes    yes      
 set     leaf         vmkeepGroup=shop                           yes    yes      -      -      -        -
 set     leaf         vmkeepGroupSpread=0.5                      yes    yes      -      -      -        -
 set     leaf         vmkeepGroupConsistency=consistent          yes    yes      -      -      -        -
+set     leaf         vmkeepStartWait=0                          yes    yes      -      -      -        -
+set     leaf         vmkeepStarted=20260101T030000.5Z           yes    yes      yes    -      -        -
 set     leaf         vmkeepSetDirectory=/var/x                  yes    yes      yes    -      -        -
 set     leaf         vmkeepSetNode=node-01.example.org          yes    yes      yes    -      -        -
 set     leaf         vmkeepNode=node-01.example.org             yes    yes      yes    -      -        -
@@ -83,6 +85,7 @@ set     leaf         vmkeepDeleteLast=TRUE                      yes    yes      
 set     leaf         vmkeepHold=the_audit                       yes    yes      -      -      -        -
 set     leaf         vmkeepPruned=text                          yes    yes      -      -      -        -
 set     leaf         vmkeepEpoch=9                              yes    yes      -      -      -        -
+set     leaf         vmkeepBandwidth=9                          yes    yes      -      -      -        -
 set     lease        vmkeepLeaseHolder=me                       yes    yes      -      -      -        -
 set     lease        vmkeepEpoch=9                              yes    yes      -      -      -        -
 set     leaf         sstRestoreVMWithoutState=TRUE              yes    yes      -      -      -        -
@@ -383,7 +386,7 @@ def test_the_controller_adds_the_lease_where_it_is_missing(directory: Directory,
 
 
 NOT_THE_NODES = {
-    *(Attribute.ATTEMPTS, Attribute.ENTRY_BEFORE),  # the controller's
+    *(Attribute.ATTEMPTS, Attribute.ENTRY_BEFORE, Attribute.BANDWIDTH),  # the controller's
     # what an admin wishes for
     *(Attribute.RESTORE_DISK, Attribute.RESTORE_FROM, Attribute.RESTORE_ISOLATED, Attribute.RESTORE_KEEP_MAC),
     *(Attribute.KEEP_OLD, Attribute.DELETE_LAST),
@@ -391,7 +394,7 @@ NOT_THE_NODES = {
     Attribute.BANDWIDTH_COPY,
     Attribute.FREEZE_SECONDS,
     Attribute.DEADLINE,
-    *(Attribute.GROUP, Attribute.WINDOW),
+    *(Attribute.GROUP, Attribute.WINDOW, Attribute.START_WAIT),
     *(Attribute.GROUP_SPREAD, Attribute.GROUP_CONSISTENCY),  # the controller's
     Attribute.PROMISE,
     *(Attribute.KEEP, Attribute.HOLD, Attribute.PRUNED),

@@ -30,7 +30,7 @@ def cluster(slapd_factory: SlapdFactory, tmp_path_factory: pytest.TempPathFactor
         sstProvisioningReturnValue="47",
         vmkeepMessage="no room [bold]at all",
     )
-    cluster.add_leaf("running", "20260103T000000Z", "merging", "0", vmkeepPercent="42", sstProvisioningReturnValue="0")
+    cluster.add_leaf("running", "20260103T000000Z", "merging", "0", vmkeepPercent="42", vmkeepBandwidth="25")
     yield cluster
     cluster.close()
 
@@ -56,7 +56,7 @@ def test_status_shows_how_every_machine_stands(cluster: ClusterOfPeers) -> None:
     assert lines["good"].startswith("good n1 ok 20260102T000000Z ")
     assert lines["good"].endswith(" 3.0 GiB 0.40 s")
     assert lines["failed"].endswith("20260103T000000Z snapshotting: 47 no room [bold]at all")
-    assert lines["running"].endswith("merging 42 %")
+    assert lines["running"].endswith("merging 42 %, at most 25 MiB/s")
     assert lines["out"].startswith("out n1 left out - ")
     assert lines["never"].startswith("never n1 never - ")
     assert "5 machines: 1 ok, 1 running, 1 failed, 1 never, 1 left out" in ended.out
@@ -97,6 +97,7 @@ def test_status_as_json_has_the_documented_shape(cluster: ClusterOfPeers) -> Non
         "group_spread_seconds": None,
     }
     assert machines["running"]["running"]["percent"] == 42
+    assert machines["running"]["running"]["bandwidth"] == 25
 
 
 def test_plan_of_all_shows_what_starts_when_and_why_a_machine_does_not(cluster: ClusterOfPeers) -> None:

@@ -1,5 +1,6 @@
 """Groups and budgets on a real slapd: the history of its writes says how much was at work at once, and with whom."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,38 @@ def test_a_group_goes_as_one_and_no_budget_is_ever_exceeded(cluster: ClusterOfPe
         expected = ("Web Shop", "consistent") if name in group else ("-", "-")
         assert told(cluster, name) == expected
     assert "group Web Shop consistent within" in next(line for line in ended.out.splitlines() if line.startswith("m3:"))
+
+
+def given(cluster: ClusterOfPeers, mode: str) -> list[str]:
+    """What was asked for with this mode, as the modify that asked for it says; "-" for no word of a bandwidth."""
+    found = []
+    for write in cluster.slapd.history(cluster.tree.machines):
+        values = dict(re.findall(r"^(\w+):[+=] ?(.*)$", "\n".join(write.get("reqMod", [])), re.MULTILINE))
+        if values.get("sstProvisioningMode") == mode:
+            found.append(values.get("vmkeepBandwidth", "-"))
+    return found
+
+
+def test_each_is_asked_with_its_share_of_the_bandwidth_and_ends_without_it(cluster: ClusterOfPeers) -> None:
+    for number in range(6):
+        cluster.add_machines([f"m{number}"], NODES[number % 2])
+    budgets = (
+        "[budgets.merges]\noverall = 3\nbandwidth_overall = 100\nper_node = 2\nbandwidth_per_node = 50\n"
+        "[budgets.retains]\nper_root = 2\nbandwidth_per_root = 80\n"
+    )
+    before = len(given(cluster, "merge")), len(given(cluster, "retain"))
+    since = len(cluster.slapd.history(cluster.tree.machines))
+    with cluster.peer(node="n1"), cluster.peer(node="n2"):
+        ended = cluster.run("--settings", settings(cluster, budgets), "run", "--all", limit=60)
+    assert ended.code == 0, ended
+    history = cluster.slapd.history(cluster.tree.machines)[since:]
+    assert given(cluster, "merge")[before[0] :] == ["25"] * 6, "50 on a node among two; 100 overall would give 33"
+    assert given(cluster, "retain")[before[1] :] == ["40"] * 6
+    assert most_at_once(history, "merge")["all"] <= 3
+    assert most_at_once(history, "retain")["all"] <= 2
+    for number in range(6):
+        [leaf] = cluster.leaves(f"m{number}")
+        assert (leaf["sstProvisioningMode"], leaf.get("vmkeepBandwidth")) == (["finished"], None)
 
 
 def test_members_with_a_higher_stop_number_are_asked_once_the_lower_ones_are_at_work(cluster: ClusterOfPeers) -> None:

@@ -93,7 +93,7 @@ def test_our_own_classes_demand_nothing_and_allow_every_attribute_of_ours() -> N
     assert all(" AUXILIARY " in text and " MUST " not in text for text in beside)
     assert set(allowed) == {"vmkeepLeaf", "vmkeepPlan", "vmkeepLease"}
     ours = {name for name in Attribute if name.startswith("vmkeep")}
-    both = {Attribute.METHOD, Attribute.GROUP}
+    both = {Attribute.METHOD, Attribute.GROUP, Attribute.START_WAIT}
     assert allowed["vmkeepLeaf"] & allowed["vmkeepPlan"] == both, "wished in the plan, used on the leaf"
     borrowed = {Attribute.RESTORE_WITHOUT_STATE, "description"}
     assert set.union(*allowed.values()) == ours | borrowed, "a leaf may say how it is restored"

@@ -226,6 +226,47 @@ def test_a_leaf_that_was_on_its_way_when_the_lease_changed_hands_is_taken_away_a
     assert [(move.writer, move.mode) for move in late] == [("controller", "initialize")]
 
 
+def test_a_verdict_that_was_on_its_way_when_the_lease_changed_hands_is_refused(
+    cluster: ClusterOfPeers, controllers: Controllers
+) -> None:
+    """A group that is whole as the first controller sees it, until one of it fails under the second."""
+    cluster.add_machines(["db", "web"])
+    for name in ("db", "web"):
+        own = {"vmkeepGroup": "shop", "vmkeepInstant": "20260101T000000.5Z"}
+        cluster.add_leaf(name, "20260101T000000Z", "snapshotted", "20260101T000005Z", **own)
+    held = Script({"db": [(Mode.MERGE, 11)]}, {("db", Mode.MERGE), ("web", Mode.MERGE)})
+    with cluster.peer(held) as peer:
+        first = controllers.start(
+            cluster.controller_file(lease_seconds=FOR_EVER), "tests.faults.stopped_controller", "verdict"
+        )
+        controllers.wait_until_stopped(first)  # about to say that the group is consistent
+        second = controllers.start(cluster.controller_file(attempts=0))
+        cluster.take_lease_away()
+        assert controllers.wait_for_holder(first) == second
+        cluster.wait_for("merges to be asked for", lambda: cluster.modes("db") + cluster.modes("web") == ["merge"] * 2)
+        held.held.clear()
+        peer.wake()
+        cluster.wait_for("web is finished", lambda: cluster.modes("web") == ["finished"])
+        why = "inconsistent: db failed in merging (return value 11, cannot merge disk images)"
+        said = {"db": ["consistent", why], "web": ["consistent", why]}
+        cluster.wait_for("the second's verdict", lambda: verdicts(cluster) == said)
+        controllers.signal(first, signal.SIGCONT)
+        until("the first to stand by", lambda: "stands by" in controllers.logs[0].read_text() or None, LIMIT)
+    assert verdicts(cluster) == said, "both are the second's"
+    assert "is consistent" not in controllers.logs[0].read_text(), "what nobody was told is not said"
+
+
+def verdicts(cluster: ClusterOfPeers) -> dict[str, list[str]]:
+    """What was written of the groups of machines that are there, one after the other."""
+    found: dict[str, list[str]] = {"db": [], "web": []}
+    for write in cluster.slapd.history(cluster.tree.machines):
+        leaf = re.match(r"ou=20260101T000000Z,ou=backup,sstVirtualMachine=([^,]+),", write["reqDN"][0])
+        values = dict(re.findall(r"^(\w+):[+=] (.*)$", "\n".join(write.get("reqMod", [])), re.MULTILINE))
+        if leaf and Attribute.GROUP_CONSISTENCY in values:
+            found.setdefault(leaf.group(1), []).append(values[Attribute.GROUP_CONSISTENCY])
+    return found
+
+
 class Strikes:
     """One blow after another at whoever acts; each returns when the other has taken over."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vmkeep.contract.grouping import place_in_order
+from vmkeep.contract.grouping import START_WAIT, place_in_order
 from vmkeep.contract.names import Attribute
 from vmkeep.contract.plan import Plan
 
@@ -51,6 +51,7 @@ def _values(plan: Plan) -> list[tuple[Attribute, str]]:
         (Attribute.GROUP, plan.group or _NOT_SET),
         (Attribute.SEQUENCE_STOP, _number(plan.sequence_stop)),
         (Attribute.SEQUENCE_START, _number(plan.sequence_start)),
+        (Attribute.START_WAIT, f"{START_WAIT if plan.start_wait is None else plan.start_wait} s"),
         (Attribute.WINDOW, f"{plan.window} s" if plan.window else "until its next time"),
         (Attribute.PROMISE, plan.promise or _NOT_SET),
         (Attribute.CRON_MINUTE, schedule.minute if schedule else _NOT_SET),

@@ -23,6 +23,7 @@ _LEAF_ATTRIBUTES = (
     Attribute.GROUP,
     Attribute.GROUP_SPREAD,
     Attribute.GROUP_CONSISTENCY,
+    Attribute.BANDWIDTH,
 )
 _PLAN_ATTRIBUTES = (
     *(Attribute.EXCLUDE, Attribute.PROMISE),

@@ -22,6 +22,7 @@ from vmkeep.directory.survey import Surveyed
 
 _UTC = ZoneInfo("UTC")
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
+_HAS_A_BANDWIDTH = (Mode.MERGE, Mode.MERGING, Mode.RETAIN, Mode.RETAINING)
 _BEFORE_SNAPSHOTTED = (Mode.INITIALIZE, Mode.INITIALIZED, Mode.SNAPSHOT, Mode.SNAPSHOTTING)
 
 
@@ -142,7 +143,8 @@ def what_runs(leaf: Leaf) -> str:
     if leaf.mode is Mode.UNRETAINED_SMALL_FILES:
         return f"restore of {leaf.timestamp} waits for a decision: vmkeep restore {leaf.machine}, or vmkeep abort"
     percent = "" if leaf.percent is None or not leaf.is_at_work else f" {leaf.percent} %"
-    at = f"{leaf.raw_mode}{percent}"
+    limit = f", at most {leaf.bandwidth} MiB/s" if leaf.bandwidth and leaf.mode in _HAS_A_BANDWIDTH else ""
+    at = f"{leaf.raw_mode}{percent}{limit}"
     return f"restore of {leaf.timestamp}: {at}" if leaf.is_in_restore else at
 
 
@@ -187,7 +189,13 @@ def _standing(left_out: bool, running: Leaf | None, failed: Leaf | None, good: L
 def _running_json(leaf: Leaf | None) -> dict[str, object] | None:
     if leaf is None:
         return None
-    return {"timestamp": leaf.timestamp, "mode": leaf.raw_mode, "percent": leaf.percent, "attempts": leaf.attempts}
+    return {
+        "timestamp": leaf.timestamp,
+        "mode": leaf.raw_mode,
+        "percent": leaf.percent,
+        "attempts": leaf.attempts,
+        "bandwidth": leaf.bandwidth or None,
+    }
 
 
 def _failed_json(leaf: Leaf | None) -> dict[str, object] | None:

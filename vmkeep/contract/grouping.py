@@ -15,16 +15,21 @@ from vmkeep.contract.slots import slots
 
 CONSISTENT = "consistent"
 INCONSISTENT = "inconsistent"
+START_WAIT = 60  # seconds; long enough for the memory of a machine saved beside it
 _INSTANT = "%Y%m%dT%H%M%S.%fZ"
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """One machine's part in a group: `group` as its plan spells it, "" for none; its places in the two orders."""
+    """One machine's part in a group: `group` as its plan spells it, "" for none; its places in the two orders.
+
+    `start_wait` is how many seconds it may be kept standing still so that others run on before it.
+    """
 
     group: str = ""
     stop: int | None = None
     start: int | None = None
+    start_wait: int = START_WAIT
 
 
 def key_of_group(name: str) -> str:
@@ -35,7 +40,9 @@ def key_of_group(name: str) -> str:
 def grouping_of(sources: Sequence[Source]) -> Grouping:
     """What the effective plan says."""
     stop, start = (value_of(one, sources) for one in (Attribute.SEQUENCE_STOP, Attribute.SEQUENCE_START))
-    return Grouping(" ".join(value_of(Attribute.GROUP, sources).split()), place_in_order(stop), place_in_order(start))
+    wait = place_in_order(value_of(Attribute.START_WAIT, sources))  # one whole number, too
+    name = " ".join(value_of(Attribute.GROUP, sources).split())
+    return Grouping(name, place_in_order(stop), place_in_order(start), START_WAIT if wait is None else wait)
 
 
 def place_in_order(text: str) -> int | None:

@@ -8,6 +8,7 @@ from vmkeep.contract.modes import ROWS, Circle, Kind, Mode
 from vmkeep.contract.timestamps import from_timestamp
 
 NOW = "0"  # sstProvisioningState beside an imperative: start
+_MOST = 999_999_999  # MiB/s, as in a plan: what an admin typed must not be too long for libvirt
 NOT_PUT_BACK = "could not be put back"  # in a message: the failure left something undone, and a person is needed
 
 
@@ -35,9 +36,12 @@ class Leaf:
     `execution_times` are the raw values (`snapshot: 5.108`); `raw_mode` is kept beside `mode` because a claim must name
     the value exactly as it stands. `conflicts` is JSON; `entry` and `entry_before` are LDIF, of the machine's entry as
     it is to be and as it was before a restore. `instant` is that of its snapshot, by its node's clock; `group…` is
-    what the controller says of the machines it was to be saved with. `node` is at work on it, `set_node` laid its set
-    into retain. `hold` is somebody's word that it stays (`retention.read_hold`), `pruned` why the plan lets it go.
-    `epoch` is that of the controller that wrote it last.
+    what the controller says of the machines it was to be saved with; `start_wait` is for how many seconds it may stand
+    still so that others of them run before it (0: it may run on; None: there is no order), `started` when it ran on.
+    `node` is at work on it, `set_node` laid its set into retain. `hold` is somebody's word that it stays
+    (`retention.read_hold`), `pruned` why the plan lets it go.
+    `epoch` is that of the controller that wrote it last. `bandwidth` in MiB/s is what the controller gave its merge or
+    retain, 0 for no limit.
     """
 
     dn: str
@@ -70,7 +74,10 @@ class Leaf:
     group: str = ""
     group_spread: str = ""
     group_consistency: str = ""
+    start_wait: int | None = None
+    started: str = ""
     epoch: int | None = None
+    bandwidth: int = 0
 
     @property
     def mode(self) -> Mode | None:
@@ -130,6 +137,11 @@ class Leaf:
     def is_left_to(self, node: str) -> bool:
         """Whether a node may go on with work on it: it began that, or nothing says who did."""
         return self.node.casefold() in ("", node.casefold())
+
+    def slowed(self, bandwidth: int) -> int:
+        """The lower of a plan's bandwidth and the one given here, for merge and retain; MiB/s, 0: no limit."""
+        given = self.bandwidth if self.mode in (Mode.MERGING, Mode.RETAINING) else 0
+        return min((limit for limit in (bandwidth, min(given, _MOST)) if limit), default=0)
 
     def duration(self, what: str) -> float | None:
         """Seconds recorded under a name in sstProvisioningExecutionTime."""

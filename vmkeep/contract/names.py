@@ -83,6 +83,9 @@ class Attribute(StrEnum):
     INSTANT = "vmkeepInstant"
     GROUP_SPREAD = "vmkeepGroupSpread"
     GROUP_CONSISTENCY = "vmkeepGroupConsistency"
+    START_WAIT = "vmkeepStartWait"
+    STARTED = "vmkeepStarted"
+    BANDWIDTH = "vmkeepBandwidth"
     PROMISE = "vmkeepPromise"
     AT_NODE = "vmkeepNode"
     SET_NODE = "vmkeepSetNode"
@@ -141,6 +144,9 @@ OIDS: dict[str, str] = {
     Attribute.INSTANT: f"{VMKEEP_ARC}.1.42",
     Attribute.GROUP_SPREAD: f"{VMKEEP_ARC}.1.43",
     Attribute.GROUP_CONSISTENCY: f"{VMKEEP_ARC}.1.44",
+    Attribute.START_WAIT: f"{VMKEEP_ARC}.1.60",
+    Attribute.STARTED: f"{VMKEEP_ARC}.1.61",
+    Attribute.BANDWIDTH: f"{VMKEEP_ARC}.1.65",
     Attribute.PROMISE: f"{VMKEEP_ARC}.1.50",
     Attribute.AT_NODE: f"{VMKEEP_ARC}.1.51",
     Attribute.SET_NODE: f"{VMKEEP_ARC}.1.52",

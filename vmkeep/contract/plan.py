@@ -55,8 +55,9 @@ class Plan:
     """What to do with one machine. Paths absolute, bandwidths in MiB/s (0: unlimited), permissions as octal modes.
 
     `keep` as it stands, read by `policy_of`. `overlay_limit` in MiB, 0 for whatever can be written back again.
-    `deadline`: seconds that a step may stand without a sign of life. `window`: seconds after the planned time until a
-    snapshot is to be made. `promise` as written: it is read by who watches over it, and refuses no backup.
+    `deadline`: seconds that a step may stand without a sign of life. `start_wait`: seconds that a saved machine may
+    stand still so that others of its group run on before it, None for the usual. `window`: seconds after the planned
+    time until a snapshot is to be made. `promise` as written: it is read by who watches over it, and refuses no backup.
     """
 
     backup_root: str
@@ -83,6 +84,7 @@ class Plan:
     group: str | None
     sequence_stop: str | None
     sequence_start: str | None
+    start_wait: int | None
     window: int | None
     origins: Mapping[str, str]
 
@@ -157,6 +159,7 @@ def resolve(machine: str, sources: Sequence[Source]) -> Plan:
         group=read.optional(Attribute.GROUP, str),
         sequence_stop=read.optional(Attribute.SEQUENCE_STOP, str),
         sequence_start=read.optional(Attribute.SEQUENCE_START, str),
+        start_wait=read.optional(Attribute.START_WAIT, _natural),
         window=read.optional(Attribute.WINDOW, _positive),
         origins=read.finish(),
     )

@@ -23,6 +23,7 @@ _PLAN = (
     Attribute.FREEZE_SECONDS,
     Attribute.DEADLINE,
     Attribute.GROUP,
+    Attribute.START_WAIT,
     Attribute.WINDOW,
     Attribute.PROMISE,
     Attribute.KEEP,

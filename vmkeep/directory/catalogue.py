@@ -121,6 +121,11 @@ class Catalogue:
         entry = self.store.read(dn)
         return leaf_of(entry) if entry else None
 
+    def start_wait(self, dn: str) -> int:
+        """For how many seconds a leaf has its machine wait to run on; 0 where it does not, or is gone."""
+        entry = self.store.read(dn, (Attribute.START_WAIT,))
+        return (_number(entry, Attribute.START_WAIT) or 0) if entry else 0
+
     def leaves(self, machine: str | None = None, matching: Filter = LEAVES) -> Iterator[Leaf]:
         """Leaves of one machine or of all, oldest first within nothing but the server's order."""
         base = self.tree.machine_plan(machine) if machine else self.tree.machines
@@ -172,6 +177,10 @@ class Catalogue:
     def mark(self, leaf: Leaf) -> Claim:
         """Write our epoch on a leaf, wherever it stands by now; LOST where it is gone, or a later epoch's."""
         return self._written(leaf, {}, {})
+
+    def tell(self, leaf: Leaf, changes: Mapping[str, Sequence[str]]) -> Claim:
+        """Write what holds wherever the leaf stands by now; LOST where it is gone, or a later epoch wrote on it."""
+        return self._written(leaf, {}, changes)
 
     def remove(self, leaf: Leaf) -> bool:
         """Delete a leaf that still stands as it was read; False where it does not, or a later epoch wrote on it."""
@@ -247,7 +256,10 @@ def leaf_of(entry: Entry) -> Leaf | None:
         group=entry.first(Attribute.GROUP) or "",
         group_spread=entry.first(Attribute.GROUP_SPREAD) or "",
         group_consistency=entry.first(Attribute.GROUP_CONSISTENCY) or "",
+        start_wait=_number(entry, Attribute.START_WAIT),
+        started=entry.first(Attribute.STARTED) or "",
         epoch=_number(entry, Attribute.EPOCH),
+        bandwidth=max(_number(entry, Attribute.BANDWIDTH) or 0, 0),
     )
 
 

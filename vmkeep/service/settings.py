@@ -6,10 +6,19 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from vmkeep.contract.codes import ReturnValue
 from vmkeep.contract.errors import Refused
@@ -62,6 +71,7 @@ def _host_and_port(address: str) -> str:
 
 
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+Bandwidth = Annotated[int, Field(ge=1, le=999_999_999)]
 AbsolutePaths = Annotated[tuple[AbsolutePath, ...], Field(min_length=1)]
 
 
@@ -99,12 +109,39 @@ class BudgetSettings(Section):
     )
 
 
+class PacedBudgetSettings(BudgetSettings):
+    """How much of one kind of work at once, and how fast all of it together, in MiB/s: each gets an even share."""
+
+    bandwidth_overall: Bandwidth | None = Field(default=None, description="MiB/s of all together; needs `overall`")
+    bandwidth_per_node: Bandwidth | None = Field(
+        default=None, description="MiB/s of all on one node together; needs `per_node`"
+    )
+    bandwidth_per_root: Bandwidth | None = Field(
+        default=None, description="MiB/s of all into one backup root together; needs `per_root`"
+    )
+
+    @model_validator(mode="after")
+    def _has_a_share_for_each(self) -> Self:
+        for place in BudgetSettings.model_fields:
+            number, bandwidth = getattr(self, place), getattr(self, f"bandwidth_{place}")
+            if bandwidth is not None and number is None:
+                raise ValueError(
+                    f"bandwidth_{place} is divided among as many as may be at work at once: set {place} too"
+                )
+            if bandwidth is not None and bandwidth < number:
+                raise ValueError(
+                    f"bandwidth_{place} is less than 1 MiB/s for each of {place}: raise it to {number} or more, "
+                    f"or lower {place}"
+                )
+        return self
+
+
 class BudgetsSettings(Section):
     """Limits of what the controller asks for."""
 
     snapshots: BudgetSettings = Field(default=BudgetSettings(), description="snapshots at once")
-    merges: BudgetSettings = Field(default=BudgetSettings(), description="merges at once")
-    retains: BudgetSettings = Field(default=BudgetSettings(), description="retains at once")
+    merges: PacedBudgetSettings = Field(default=PacedBudgetSettings(), description="merges at once, and how fast")
+    retains: PacedBudgetSettings = Field(default=PacedBudgetSettings(), description="retains at once, and how fast")
 
 
 class ControllerSettings(Section):

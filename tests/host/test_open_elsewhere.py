@@ -1,0 +1,83 @@
+"""An image that some QEMU has open, of a machine that does not run here: it is not given to anything else."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lab import programs
+from lab.waiting import until
+from nodeagent.host.description import describe
+from nodeagent.host.hypervisor import View
+from nodeagent.operations.following import refuse_if_run_elsewhere
+from nodeagent.operations.restore_survey import refuse_obstacles
+from tests.conftest import require
+from tests.orders import host_at, order_in, plain_image
+from vmkeep.contract.errors import Refused
+from vmkeep.contract.machine import Power
+from vmkeep.contract.modes import Mode
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    require([f"the program {name} is not installed" for name in programs.missing(("qemu-img", "qemu-io"))])
+    return plain_image(tmp_path)
+
+
+@contextmanager
+def opened(image: Path) -> Iterator[None]:
+    """By a QEMU tool that nobody of ours knows of, until the block ends."""
+    argv = [programs.locate("qemu-io"), "-f", "qcow2", str(image)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as tool:
+        try:
+            inode = f":{image.stat().st_ino} "
+            until("the image to be locked", lambda: inode in Path("/proc/locks").read_text(), 20, step=0.02)
+            yield
+        finally:
+            assert tool.stdin is not None
+            tool.stdin.close()
+
+
+def test_it_is_refused_with_what_to_do_and_free_again_it_is_not(image: Path, tmp_path: Path) -> None:
+    host = host_at(tmp_path)
+    with opened(image):
+        with pytest.raises(Refused) as refused:
+            refuse_if_run_elsewhere("vm", host, host.hypervisor.look("vm"), [str(image)])
+        assert refused.value.code == 18
+        assert f"vm does not run on n1, and its image {image} is open in a QEMU" in refused.value.sentence
+    refuse_if_run_elsewhere("vm", host, None, [str(image), str(image.with_name("none"))])
+
+
+def test_its_own_qemu_has_it_open_where_it_runs_here(image: Path, tmp_path: Path) -> None:
+    host = host_at(tmp_path)
+    off = host.hypervisor.look("vm")
+    assert off is not None
+    with opened(image):
+        refuse_if_run_elsewhere("vm", host, replace(off, power=Power.RUNNING), [str(image)])
+
+
+@pytest.mark.parametrize("named_by", ["the set", "libvirt"])
+def test_a_restore_replaces_none_under_a_machine_that_runs_elsewhere(
+    image: Path, tmp_path: Path, named_by: str
+) -> None:
+    order, elsewhere = order_in(tmp_path, Mode.RESTORING, power=Power.OFF), tmp_path / "images/other.qcow2"
+    if named_by == "libvirt":
+        order = order.model_copy(update={"disks": (order.disks[0].model_copy(update={"path": str(elsewhere)}),)})
+    source = f"<devices><disk type='file' device='disk'><source file='{image}'/><target dev='vda'/></disk></devices>"
+    xml = f"<domain><name>vm</name><uuid>u</uuid><memory>1</memory>{source}</domain>"
+    off = View(Power.OFF, stopped_by_itself=False, moved_away=False, xml=xml, description=describe(xml))
+    answers = SimpleNamespace(
+        look=lambda _name: off,
+        has_managed_save=lambda _name: False,
+        name_of_uuid=lambda _uuid: "vm",
+        disks_of_others=lambda _name: {},
+    )
+    order = order.model_copy(update={"restoring": SimpleNamespace(alone=False)})
+    host = host_at(tmp_path, answers)
+    with opened(image), pytest.raises(Refused, match="is open in a QEMU or one of its tools; nothing was touched"):
+        refuse_obstacles(order, host, off)
+    refuse_obstacles(order, host, off)
