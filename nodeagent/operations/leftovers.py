@@ -30,7 +30,7 @@ def finish_earlier(order: Order, host: Host, _facts: Facts) -> Facts:
     for timestamp in _earlier(order, host):
         other = order.model_copy(update={"timestamp": timestamp})
         if is_lost(other, host) or (timestamp in order.abandoned and not _is_published(other, host)):
-            clear(other, host, is_snapshot=timestamp in order.unnoted)
+            clear(other, host, is_snapshot=timestamp in order.unnoted and not _is_published(other, host))
     return NO_FACTS
 
 
@@ -61,17 +61,19 @@ def own_images(order: Order, host: Host) -> None:
 def clear(order: Order, host: Host, *, is_snapshot: bool = False) -> None:
     """Remove what a backup that becomes no set laid into retain, and its copies; the notes last, they lead here.
 
-    Without notes nobody knows what lies there, unless the leaf tells of a snapshot that ended: its node was lost.
+    Without notes nobody knows what lies there, unless the leaf tells of a snapshot that ended: its node was lost. A set
+    that can be seen is whole, and nobody's copies: none of its files goes.
     """
     paths = order.paths
     with contextlib.suppress(FileNotFoundError), open_folder(paths.retain, host.roots) as retain:
         making = _notes(retain, order)
         if making is None and retain.names() and not is_snapshot:
             return
-        names = [file.name for file in making.files] if making else _made_by_a_snapshot(order)
+        names = [file.name for file in making.files] if making else _made_by_a_snapshot(order) if is_snapshot else []
         with contextlib.suppress(FileNotFoundError), open_folder(paths.backup, host.roots) as backup:
-            _remove(backup, [paths.kept_name(name) for name in names])
-            backup.sync()
+            if not backup.exists(f"{MANIFEST_NAME}.{order.timestamp}"):
+                _remove(backup, [paths.kept_name(name) for name in names])
+                backup.sync()
         _remove(retain, names)
         retain.sync()  # the notes last, also on the disk
         retain.remove_made(MAKING_NAME)

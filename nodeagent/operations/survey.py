@@ -89,7 +89,7 @@ class Surveyor:
                 "firmware": self._firmware(order, view.description),
                 "ldif": to_ldif(self.catalogue.subtree(machine.name)),
                 "start_wait": leaf.start_wait,
-                **given_up(self.catalogue, order, self.host),
+                **given_up(self.catalogue, order, self.host, view.power),
             }
         )
         self._refuse_used_retain(order)

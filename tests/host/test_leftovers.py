@@ -20,6 +20,7 @@ from vmkeep.contract.errors import Refused
 from vmkeep.contract.machine import Power
 from vmkeep.contract.methods import Method, Route
 from vmkeep.contract.modes import Mode
+from vmkeep.contract.paths import MANIFEST_NAME
 
 EARLIER, NOW = TIMESTAMP, "20260102T000000Z"
 LAID = ("vm.state", "vm.xml", "vm.ldif")
@@ -129,6 +130,25 @@ def test_a_snapshot_that_ended_before_its_notes_goes_but_for_what_no_snapshot_ma
         (retain / name).write_bytes(b"any")
     ended = earlier.model_copy(update={"abandoned": (EARLIER,), "unnoted": (EARLIER,)})
     assert after_the_next(ended, host) == ["somebody's"]
+
+
+@pytest.mark.parametrize("left", [(), ("vm.state", "before")])
+@pytest.mark.parametrize("abandoned", [(), (EARLIER,)])
+def test_a_set_that_is_there_loses_nothing_whatever_lies_in_retain(
+    earlier: Order, host: Host, left: tuple[str, ...], abandoned: tuple[str, ...]
+) -> None:
+    """A directory is left in retain where somebody moved away what a restore kept, or power was lost."""
+    retain = Path(earlier.paths.retain)
+    retain.mkdir(parents=True)
+    for name in left:
+        (retain / name).write_bytes(b"any")
+    with make_folder(earlier.paths.backup, host.roots, Access()) as backup:
+        for name in (*LAID, *(disk.kept for disk in earlier.disks), MANIFEST_NAME):
+            backup.write(f"{name}.{EARLIER}", b"any", Access())
+        kept = backup.names()
+    order = earlier.model_copy(update={"abandoned": abandoned, "unnoted": abandoned})
+    assert after_the_next(order, host) == sorted(left)
+    assert sorted(path.name for path in Path(earlier.paths.backup).iterdir()) == sorted(kept)
 
 
 def test_nothing_elsewhere_goes_whatever_the_notes_say(earlier: Order, host: Host) -> None:
