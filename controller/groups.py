@@ -111,11 +111,13 @@ def is_to_be_judged(group: Group, bounds: Bounds) -> bool:
     """Whether something is to be said of a group that its leaves do not say yet."""
     if any(member.is_in(_NOT_SNAPSHOTTED) for member in group.members):
         return False
-    return any(
-        not member.leaf.group_consistency
-        or (_has_failed(member.leaf, bounds) and not is_inconsistent(member.leaf.group_consistency))
-        for member in group.members
-    )
+    return any(asks_for_a_verdict(member.leaf, bounds) for member in group.members)
+
+
+def asks_for_a_verdict(leaf: Leaf, bounds: Bounds) -> bool:
+    """Whether a leaf of a group does not say yet what is to be said."""
+    has_failed_since = _has_failed(leaf, bounds) and not is_inconsistent(leaf.group_consistency)
+    return not leaf.group_consistency or has_failed_since
 
 
 def judge(key: Key, leaves: Collection[Leaf], expected: Iterable[str], bounds: Bounds) -> Verdict:

@@ -15,7 +15,9 @@ from vmkeep.directory.port import AnyOf, Equals, Store, Watcher
 from vmkeep.directory.survey import BACKUP_SUBTREES
 
 # What `survey` reads. Leaves lie below ou=backup and are named otherwise; disks and the lease are none of it.
-PLANS = AnyOf((Equals("objectClass", ObjectClass.MACHINE), BACKUP_SUBTREES))
+# A pool that is renamed takes its plan along, which nobody is told of by itself.
+_MACHINES, _POOLS = (Equals("objectClass", name) for name in (ObjectClass.MACHINE, ObjectClass.POOL))
+PLANS = AnyOf((_MACHINES, _POOLS, BACKUP_SUBTREES))
 _TRUSTED = 900.0  # seconds: a change that the server never told of is not kept for longer
 
 

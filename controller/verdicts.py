@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from structlog.typing import FilteringBoundLogger
 
 from controller.decide import Bounds
-from controller.groups import Group, Key, Verdict, groups_of, is_to_be_judged, judge
+from controller.groups import Group, Key, Verdict, asks_for_a_verdict, groups_of, is_to_be_judged, judge
 from controller.places import Places
 from vmkeep.contract.errors import Refused
 from vmkeep.contract.grouping import key_of_group
@@ -38,8 +38,8 @@ class Verdicts:
         for key, group in groups.items():
             seen = frozenset(member.leaf for member in group.members)
             if is_to_be_judged(group, self.bounds) and self._tried.get(key) != seen and _concerns(group, only):
-                self._tried[key] = seen
-                self._judge(key)
+                self._judge(key, group)
+                self._tried[key] = seen  # not before: the directory may have been away
 
     def tell_of(self, given_up: Iterable[Leaf], leaves: Sequence[Leaf]) -> None:
         """Judge the groups of leaves that have just ended without a backup, and that no view shows any more."""
@@ -48,12 +48,18 @@ class Verdicts:
             if key not in standing or is_to_be_judged(standing[key], self.bounds):
                 self._judge(key)
 
-    def _judge(self, key: Key) -> None:
+    def _judge(self, key: Key, group: Group | None = None) -> None:
+        """Who made the group be judged is told last: until all others are told, it is to be judged again."""
         catalogue, (name, timestamp) = self.places.catalogue, key
         matching = AllOf((LEAVES, Equals(Attribute.GROUP, name), Equals("ou", timestamp)))
         leaves = list(catalogue.leaves(matching=matching))
         verdict = judge(key, leaves, self.places.members(name), self.bounds)
-        told = [self._tell(catalogue, leaf, verdict) for leaf in leaves]
+        last = (
+            {member.leaf.dn for member in group.members if asks_for_a_verdict(member.leaf, self.bounds)}
+            if group
+            else ()
+        )
+        told = [self._tell(catalogue, leaf, verdict) for leaf in sorted(leaves, key=lambda leaf: leaf.dn in last)]
         if any(told):
             self._say(verdict)
 

@@ -12,6 +12,7 @@ from nodeagent.host.programs import run
 from nodeagent.host.qcow2 import Header, is_begun, read_header
 
 FORMAT = "qcow2"
+_FASTEST = 10**15  # bytes a second; QEMU refuses more
 _LEAKS = 3  # clusters nobody uses: room lost, no data
 _LOCK = struct.Struct("hhqqi4x")  # struct flock
 _OFD_GETLK = 36
@@ -77,5 +78,5 @@ def _slowed(path: PurePath, bandwidth: int) -> list[str]:
     """An image that takes no more than so much a second, for a verb of qemu-img that knows no limit of its own."""
     file = str(path).replace(",", ",,")
     throttled = f"driver={FORMAT},file.driver=throttle,file.throttle-group=pace,file.file.driver=file"
-    group = f"throttle-group,id=pace,x-bps-write={bandwidth << 20}"
+    group = f"throttle-group,id=pace,x-bps-write={min(bandwidth << 20, _FASTEST)}"
     return ["--object", group, "--image-opts", f"{throttled},file.file.filename={file}"]

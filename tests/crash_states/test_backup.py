@@ -10,7 +10,7 @@ from vmkeep.contract.modes import Mode
 
 SNAPSHOTS = {
     "runs, memory on the RAM disk": Scene(2, firmware=True, ram_disk=True),
-    "runs, memory in retain, others start first": Scene(1, start_wait=60),
+    "runs, memory in retain": Scene(1, start_wait=60),
     "paused": Scene(1, Power.PAUSED),
     "off": Scene(2, Power.OFF, firmware=True),
     "live": Scene(2, method=Method.LIVE, firmware=True),

@@ -173,4 +173,21 @@ BUGS = (
         (Edit(_FOLDERS, "os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC", "os.open(name, flags | os.O_CLOEXEC"),),
         (f"{_COPIES}::test_a_link_is_not_followed",),
     ),
+    Bug(
+        "An empty directory in retain is taken for what a lost snapshot left",
+        "The next backup removes the files of a good set, whose leaf goes on saying that it is there.",
+        (
+            Edit(
+                "nodeagent/operations/leftovers.py",
+                "if making else _made_by_a_snapshot(order) if is_snapshot else []",
+                "if making else _made_by_a_snapshot(order)",
+            ),
+            Edit(
+                "nodeagent/operations/leftovers.py",
+                'if not backup.exists(f"{MANIFEST_NAME}.{order.timestamp}"):',
+                "if True:",
+            ),
+        ),
+        ("tests/host/test_leftovers.py::test_a_set_that_is_there_loses_nothing_whatever_lies_in_retain",),
+    ),
 )

@@ -81,8 +81,8 @@ BUGS = (
         (
             Edit(
                 "controller/groups.py",
-                "(_has_failed(member.leaf, bounds) and not is_inconsistent(member.leaf.group_consistency))",
-                "False",
+                "    has_failed_since = _has_failed(leaf, bounds) and not is_inconsistent(leaf.group_consistency)",
+                "    has_failed_since = False",
             ),
         ),
         ("tests/pure/test_groups_judged.py::test_one_that_fails_for_good_later_marks_those_that_are_finished",),

@@ -120,8 +120,8 @@ BUGS = (
         (
             Edit(
                 "controller/plan_changes.py",
-                'AnyOf((Equals("objectClass", ObjectClass.MACHINE), BACKUP_SUBTREES))',
-                "AnyOf((BACKUP_SUBTREES,))",
+                "AnyOf((_MACHINES, _POOLS, BACKUP_SUBTREES))",
+                "AnyOf((_POOLS, BACKUP_SUBTREES))",
             ),
         ),
         (

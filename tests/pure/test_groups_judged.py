@@ -1,8 +1,15 @@
 """What the leaves of a group are told: how far apart its instants are, whether it is whole, and who is missing."""
 
-from tests.pure.controlled_cluster import SLOT, TREE, ControlledCluster
+from collections.abc import Mapping
+
+import pytest
+
+from tests.pure.controlled_cluster import SLOT, TREE, ControlledCluster, CountingStore
+from vmkeep.contract.errors import TryLater
 from vmkeep.contract.modes import Mode
 from vmkeep.contract.names import Attribute
+from vmkeep.directory.catalogue import Report
+from vmkeep.directory.port import ANYTHING, Attributes, Claim, Filter
 
 
 def shop(*names: str) -> ControlledCluster:
@@ -79,6 +86,51 @@ def test_one_that_fails_for_good_later_marks_those_that_are_finished() -> None:
     told = "inconsistent: b failed in merging (return value 11, cannot merge disk images)"
     assert judged(cluster, "a", "b") == [(told, "0.000")] * 2
     assert cluster.leaf("a").is_good_backup, "it is a good backup of its machine all the same"
+
+
+class AwayOnce(CountingStore):
+    """The directory is away at one of the writes of verdicts, the first being 0."""
+
+    left = 0
+
+    def claim(
+        self,
+        dn: str,
+        expected: Mapping[str, str],
+        changes: Attributes,
+        additions: Attributes | None = None,
+        provided: Filter = ANYTHING,
+    ) -> Claim:
+        if Attribute.GROUP_CONSISTENCY in changes:
+            self.left -= 1
+            if self.left == -1:
+                raise TryLater("the directory is away")
+        return super().claim(dn, expected, changes, additions, provided)
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["the-same-controller", "another-controller"])
+@pytest.mark.parametrize("write", range(3))
+def test_a_verdict_that_was_broken_off_is_told_to_all_in_the_end(write: int, anew: bool) -> None:
+    """Two are finished and in nobody's sight any more when the third fails."""
+    cluster = shop("a", "b", "c")
+    cluster.begin("a", "b", "c")
+    for name in ("a", "b", "c"):
+        cluster.end(name)
+    cluster.turn()
+    for name in ("a", "c"):
+        report = Report("20260101T120100Z")
+        cluster.catalogue.claim(cluster.leaf(name), Mode.FINISHED, report)
+    assert judged(cluster, "a", "b", "c") == [("consistent", "0.000")] * 3
+    cluster.begin("b")
+    cluster.end("b", 11)
+    cluster.store.__class__ = AwayOnce
+    cluster.store.left = write  # type: ignore[attr-defined]
+    with pytest.raises(TryLater):
+        cluster.turn()
+    if anew:
+        cluster.start_controller()
+    cluster.turn()
+    assert {text.partition(":")[0] for text, _ in judged(cluster, "a", "b", "c")} == {"inconsistent"}
 
 
 def test_a_machine_of_the_group_without_a_leaf_of_that_time_is_told() -> None:
