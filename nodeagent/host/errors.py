@@ -7,6 +7,10 @@ class HostFailure(Exception):  # noqa: N818 - the field's word
     """A program, libvirt or a file refused; the text is for people."""
 
 
+class TookTooLong(HostFailure):
+    """A program did not end in its time and was stopped; done again at once it would take as long."""
+
+
 class HypervisorAway(TryLater):
     """libvirt's daemon does not answer; it may be restarting."""
 

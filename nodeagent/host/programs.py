@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from nodeagent.host.errors import HostFailure
+from nodeagent.host.errors import HostFailure, TookTooLong
 
 _PLACES = (Path("/usr/bin"), Path("/usr/sbin"), Path("/usr/local/bin"))
 _ENVIRONMENT = {"PATH": "/usr/bin:/usr/sbin", "LC_ALL": "C", "HOME": "/nonexistent"}
@@ -38,7 +38,7 @@ def run(program: str, arguments: Sequence[str], seconds: float, well: Collection
         printed, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         _end(process)
-        raise HostFailure(f"{' '.join(argv)} did not end within {seconds:g} s and was stopped") from None
+        raise TookTooLong(f"{' '.join(argv)} did not end within {seconds:g} s and was stopped") from None
     if process.returncode not in well:
         raise HostFailure(f"{' '.join(argv)} failed: {printed.strip()[-_MOST_WORDS:]}")
     return printed

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from nodeagent.host.description import describe, with_sources
-from nodeagent.host.errors import HostFailure
+from nodeagent.host.errors import HostFailure, TookTooLong
 from nodeagent.host.folders import Access, Folder, open_folder
 from nodeagent.host.hypervisor import Job, View
 from nodeagent.operations.following import refuse_if_gone
@@ -77,6 +77,8 @@ def write_back(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Jo
                 _commit(host, order, (disk, overlay), progress)
             else:
                 _commit_offline(host, order, disk, overlay)
+        except TookTooLong:
+            raise
         except HostFailure as why:
             last = str(why)
             let_settle(host, order)

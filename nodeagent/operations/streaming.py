@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from nodeagent.host.errors import HostFailure
+from nodeagent.host.errors import HostFailure, TookTooLong
 from nodeagent.host.folders import Access, open_folder, remove_file
 from nodeagent.host.hypervisor import Job
 from nodeagent.operations.following import refuse_if_gone
@@ -52,6 +52,8 @@ def make_whole(host: Host, order: Order, disk: OrderDisk, progress: Callable[[Jo
             else:
                 host.images.flatten(path, order.bandwidth_off)
                 is_flattened = True
+        except TookTooLong:
+            raise
         except HostFailure as why:
             last = str(why)
             let_settle(host, order)

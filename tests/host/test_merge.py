@@ -3,15 +3,17 @@
 import subprocess
 import time
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import pytest
 
-from nodeagent.host.errors import HostFailure
+from nodeagent.host.errors import HostFailure, TookTooLong
 from nodeagent.host.folders import Access, make_folder, open_folder
 from nodeagent.host.images import Images
+from nodeagent.host.programs import run
 from nodeagent.operations.making import MadeFile, Making, read_making, write_making
 from nodeagent.operations.merge import merge
+from nodeagent.operations.streaming import make_whole
 from nodeagent.order import Order
 from nodeagent.steps import Host
 from tests.orders import disk_in, host_at, order_in
@@ -97,6 +99,20 @@ def test_a_merge_that_fails_says_so_at_once_and_does_not_read_a_large_image_to_i
         step.apply({})
     assert time.monotonic() - began < 60
     assert known(order, host).digest is None
+
+
+def test_a_program_that_took_too_long_is_not_run_again_at_once(order: Order, host: Host) -> None:
+    """Its time is a day: a few rounds of it would keep the machine from being started for most of a week."""
+    runs = []
+
+    class Slow(Images):
+        def flatten(self, path: PurePath, bandwidth: int = 0) -> None:
+            runs.append((path, bandwidth))
+            run("sleep", ["60"], 0.2)
+
+    with pytest.raises(TookTooLong, match=r"did not end within 0\.2 s"):
+        make_whole(replace(host, images=Slow()), order, order.disks[0])
+    assert len(runs) == 1
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["never written to", "written to"])
