@@ -54,6 +54,7 @@ def writes_of(lab: Lab, since: str) -> list[Write]:
     for entry in sorted(entries, key=lambda each: each["reqStart"][0]):
         dn = entry["reqDN"][0]
         values, touched = known.setdefault(dn.casefold(), {}), False
+        before = dict(values)
         modifications = entry.get("reqMod", [])
         for modification in modifications:
             name, _, rest = modification.partition(":")
@@ -62,7 +63,10 @@ def writes_of(lab: Lab, since: str) -> list[Write]:
                 touched = touched or name in (_MODE, _STATE)
         if touched:
             mode, state, code = (values.get(name, "") for name in (_MODE, _STATE, _CODE))
-            writer, is_note = entry["reqAuthzID"][0].partition(",")[0], _is_note(mode, state, modifications)
+            writer = entry["reqAuthzID"][0].partition(",")[0]
+            # Before a controller changes an entry it writes on the leaf, so that a later one's epoch would stop it.
+            is_look = writer == "cn=controller" and values == before
+            is_note = is_look or _is_note(mode, state, modifications)
             found.append(Write(entry["reqStart"][0], dn, writer, mode, state, code, is_note))
     return found
 
