@@ -112,7 +112,8 @@ def refuse_obstacles(order: Order, host: Host, view: View | None) -> None:
     _refuse_kept(order, host)
     _refuse_other_uuid(order, host, view)
     _refuse_foreign_images(order, host)
-    own = [disk.source for disk in view.description.disks if disk.source] if view else []
+    # A CD-ROM stays where it is, and others may read it.
+    own = [disk.source for disk in view.description.disks if disk.is_backed_up and disk.source] if view else []
     refuse_if_run_elsewhere(order.machine, host, view, {*own, *(disk.path for disk in order.disks)})
 
 

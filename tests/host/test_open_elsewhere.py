@@ -15,6 +15,7 @@ from nodeagent.host.description import describe
 from nodeagent.host.hypervisor import View
 from nodeagent.operations.following import refuse_if_run_elsewhere
 from nodeagent.operations.restore_survey import refuse_obstacles
+from nodeagent.steps import Host
 from tests.conftest import require
 from tests.orders import host_at, order_in, plain_image
 from vmkeep.contract.errors import Refused
@@ -29,9 +30,9 @@ def image(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def opened(image: Path) -> Iterator[None]:
+def opened(image: Path, *options: str) -> Iterator[None]:
     """By a QEMU tool that nobody of ours knows of, until the block ends."""
-    argv = [programs.locate("qemu-io"), "-f", "qcow2", str(image)]
+    argv = [programs.locate("qemu-io"), *options, "-f", "qcow2", str(image)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as tool:
         try:
             inode = f":{image.stat().st_ino} "
@@ -60,15 +61,10 @@ def test_its_own_qemu_has_it_open_where_it_runs_here(image: Path, tmp_path: Path
         refuse_if_run_elsewhere("vm", host, replace(off, power=Power.RUNNING), [str(image)])
 
 
-@pytest.mark.parametrize("named_by", ["the set", "libvirt"])
-def test_a_restore_replaces_none_under_a_machine_that_runs_elsewhere(
-    image: Path, tmp_path: Path, named_by: str
-) -> None:
-    order, elsewhere = order_in(tmp_path, Mode.RESTORING, power=Power.OFF), tmp_path / "images/other.qcow2"
-    if named_by == "libvirt":
-        order = order.model_copy(update={"disks": (order.disks[0].model_copy(update={"path": str(elsewhere)}),)})
-    source = f"<devices><disk type='file' device='disk'><source file='{image}'/><target dev='vda'/></disk></devices>"
-    xml = f"<domain><name>vm</name><uuid>u</uuid><memory>1</memory>{source}</domain>"
+def host_with(folder: Path, image: Path, device: str = "disk", sign: str = "") -> tuple[Host, View]:
+    """Where the machine is off, with one disk, and nothing else is in a restore's way."""
+    disk = f"<disk type='file' device='{device}'><source file='{image}'/><target dev='vda'/>{sign}</disk>"
+    xml = f"<domain><name>vm</name><uuid>u</uuid><memory>1</memory><devices>{disk}</devices></domain>"
     off = View(Power.OFF, stopped_by_itself=False, moved_away=False, xml=xml, description=describe(xml))
     answers = SimpleNamespace(
         look=lambda _name: off,
@@ -76,8 +72,31 @@ def test_a_restore_replaces_none_under_a_machine_that_runs_elsewhere(
         name_of_uuid=lambda _uuid: "vm",
         disks_of_others=lambda _name: {},
     )
+    return host_at(folder, answers), off
+
+
+@pytest.mark.parametrize("named_by", ["the set", "libvirt"])
+def test_a_restore_replaces_none_under_a_machine_that_runs_elsewhere(
+    image: Path, tmp_path: Path, named_by: str
+) -> None:
+    order, elsewhere = order_in(tmp_path, Mode.RESTORING, power=Power.OFF), tmp_path / "images/other.qcow2"
+    if named_by == "libvirt":
+        order = order.model_copy(update={"disks": (order.disks[0].model_copy(update={"path": str(elsewhere)}),)})
+    host, off = host_with(tmp_path, image)
     order = order.model_copy(update={"restoring": SimpleNamespace(alone=False)})
-    host = host_at(tmp_path, answers)
     with opened(image), pytest.raises(Refused, match="is open in a QEMU or one of its tools; nothing was touched"):
         refuse_obstacles(order, host, off)
     refuse_obstacles(order, host, off)
+
+
+@pytest.mark.parametrize(("device", "sign"), [("cdrom", ""), ("disk", "<readonly/>")])
+def test_a_restore_goes_on_where_others_read_what_is_not_the_machines_own_data(
+    image: Path, tmp_path: Path, device: str, sign: str
+) -> None:
+    """All machines of a cluster may have one and the same CD-ROM."""
+    iso = image.rename(image.with_name("install.qcow2"))
+    order = order_in(tmp_path, Mode.RESTORING, power=Power.OFF)
+    order = order.model_copy(update={"restoring": SimpleNamespace(alone=False)})
+    host, off = host_with(tmp_path, iso, device, sign)
+    with opened(iso, "-r"):
+        refuse_obstacles(order, host, off)
