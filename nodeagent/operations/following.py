@@ -5,11 +5,10 @@ retain directory that another node laid the set into. Called by the surveys, by 
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from nodeagent.host.errors import HostFailure
-from nodeagent.host.folders import open_folder
 from nodeagent.host.hypervisor import View
 from nodeagent.operations.making import NAME as MAKING_NAME
 from nodeagent.order import Order
@@ -20,7 +19,6 @@ from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
 
 _LOOK_SECONDS = 5.0  # so long at most two nodes may be at one set, each with files of its own
-_CLOSING_SECONDS, _POLL_SECONDS = 2.0, 0.1  # a QEMU that ends may take a moment to let go
 
 
 def refuse_if_gone(order: Order, host: Host, view: View | None) -> None:
@@ -38,40 +36,6 @@ def refuse_if_gone(order: Order, host: Host, view: View | None) -> None:
             "set sstNode to where it is defined, and ask for merge again",
         )
     host.moves.refuse_if_moved(order)
-
-
-def refuse_if_run_elsewhere(machine: str, host: Host, view: View | None, images: Iterable[str]) -> None:
-    """Refused before images of a machine that does not run here change places while some QEMU has one of them open.
-
-    A name can be given to another file under a running guest, which writes on to the file it has open, and nobody reads
-    that again. libvirt forgets with its next start that a machine moved away, and sstNode is a person's word.
-    """
-    if view is not None and view.is_active:
-        return
-    for image in images:
-        if not _comes_free(PurePosixPath(image), host):
-            raise Refused(
-                ReturnValue.WRONG_STATE_INFORMATION,
-                f"{machine} does not run on {host.node}, and its image {image} is open in a QEMU or one of its tools; "
-                "nothing was touched; if it runs on another node, set sstNode to that",
-            )
-
-
-def _comes_free(image: PurePosixPath, host: Host) -> bool:
-    deadline = time.monotonic() + _CLOSING_SECONDS
-    while _is_open(image, host):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_POLL_SECONDS)  # locks tell nobody
-    return True
-
-
-def _is_open(image: PurePosixPath, host: Host) -> bool:
-    try:
-        with open_folder(image.parent, host.roots) as folder:
-            return host.images.is_open(folder, image.name)
-    except (HostFailure, OSError):
-        return False  # no image yet, or a storage without locks; what is wrong with it is told by who reads it
 
 
 class StillOurs:
