@@ -61,6 +61,18 @@ BUGS = (
         ("tests/pure/test_moves.py::test_who_carries_a_set_asks_now_and_then_whether_it_is_still_theirs",),
     ),
     Bug(
+        "Who copies a set begins it anew at each silence of the directory",
+        "A copy that takes longer than the deadline loses hours at each restart of slapd, and fails in the end.",
+        (
+            Edit(
+                "nodeagent/operations/following.py",
+                "        except TryLater:\n            return False\n",
+                "        except TryLater:\n            raise\n",
+            ),
+        ),
+        ("tests/pure/test_moves.py::test_who_carries_a_set_for_long_waits_in_place_for_a_directory_that_is_silent",),
+    ),
+    Bug(
         "A file that is made gets its name whoever makes it by now",
         "Two nodes copy one set for a moment, and the half file of one is published as whole.",
         (
