@@ -63,8 +63,7 @@ class Moves:
         if self.catalogue is None:
             return
         try:
-            leaf = self.catalogue.leaf(order.leaf_dn)
-            is_ours = is_deleted(self.catalogue, order) if leaf is None else self._is_at(leaf, order)
+            is_ours = self._is_ours(self.catalogue, order)
         except TryLater:
             self._refuse_to_guess(order)
             return
@@ -82,6 +81,15 @@ class Moves:
                 f"{order.machine}: the directory is silent, and {order.mode} of {order.timestamp} takes longer than "
                 f"{order.deadline} s (vmkeepDeadline): it may be another node's by now; this waits for the directory"
             )
+
+    def _is_ours(self, catalogue: Catalogue, order: Order) -> bool:
+        """Whether the leaf says so, or is gone."""
+        leaf = catalogue.leaf(order.leaf_dn)
+        if leaf is None:
+            if catalogue.machine_entry(order.machine) is None:
+                return False
+            leaf = catalogue.leaf(order.leaf_dn)  # the machine may have come to this node since, leaf and all
+        return leaf is None or self._is_at(leaf, order)
 
     def _is_at(self, leaf: Leaf, order: Order) -> bool:
         return leaf.mode is order.mode and leaf.is_at_work and leaf.is_left_to(self.node)

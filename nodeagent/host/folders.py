@@ -109,9 +109,14 @@ class Folder:
         self.sync()
 
     def _bears(self, name: str, descriptor: int) -> bool:
-        """Whether a name here is that of an open file."""
-        found = self.status(name)
-        return found is not None and os.path.samestat(found, os.fstat(descriptor))
+        """Whether a name here is that of an open file; none is, of a file that another node has removed on NFS."""
+        try:
+            found = self.status(name)
+            return found is not None and os.path.samestat(found, os.fstat(descriptor))
+        except OSError as why:
+            if why.errno == errno.ESTALE:
+                return False
+            raise
 
     @contextlib.contextmanager
     def nameless(self) -> Iterator[int]:

@@ -16,7 +16,9 @@ _FASTEST = 10**15  # bytes a second; QEMU refuses more
 _LEAKS = 3  # clusters nobody uses: room lost, no data
 _LOCK = struct.Struct("hhqqi4x")  # struct flock
 _OFD_GETLK = 36
-_FIRST_LOCK, _LOCKS = 100, 200  # the bytes whose locks QEMU says with what it does to an image
+# The bytes whose locks QEMU says with what it does to an image: a hundred for that, a hundred for what nobody else may.
+_FIRST_LOCK, _LOCKS = 100, 200
+_WRITES = _FIRST_LOCK + 1
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,11 @@ class Images:
 
     def is_open(self, folder: Folder, name: str) -> bool:
         """Whether QEMU, or one of its tools, has an image open: it holds locks then, whatever libvirt knows."""
-        with folder.opened(name) as descriptor:
-            asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _FIRST_LOCK, _LOCKS, 0)
-            found, *_ = _LOCK.unpack(fcntl.fcntl(descriptor, _OFD_GETLK, asked))
-        return bool(found != fcntl.F_UNLCK)
+        return _is_locked(folder, name, _FIRST_LOCK, _LOCKS)
+
+    def is_written(self, folder: Folder, name: str) -> bool:
+        """Whether one of them may write to it; who reads it alone, or as what an overlay lies over, does not count."""
+        return _is_locked(folder, name, _WRITES, 1)
 
     def create_overlay(self, path: PurePath, backing: PurePath, size: int) -> None:
         """An empty image over a backing file that may not bear that name yet. `size` in bytes."""
@@ -72,6 +75,13 @@ class Images:
             run("qemu-img", ["check", "-q", "-f", FORMAT, str(path)], self.long_seconds, well=(0, _LEAKS))
         except HostFailure as why:
             raise HostFailure(f"the image is damaged: {why}") from why
+
+
+def _is_locked(folder: Folder, name: str, first: int, count: int) -> bool:
+    with folder.opened(name) as descriptor:
+        asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, first, count, 0)
+        found, *_ = _LOCK.unpack(fcntl.fcntl(descriptor, _OFD_GETLK, asked))
+    return bool(found != fcntl.F_UNLCK)
 
 
 def _slowed(path: PurePath, bandwidth: int) -> list[str]:

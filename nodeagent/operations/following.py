@@ -5,22 +5,23 @@ retain directory that another node laid the set into. Called by the surveys, by 
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import PurePosixPath
 
+from nodeagent.host.copying import Stopped
 from nodeagent.host.errors import HostFailure
-from nodeagent.host.folders import open_folder
 from nodeagent.host.hypervisor import View
 from nodeagent.operations.making import NAME as MAKING_NAME
 from nodeagent.order import Order
 from nodeagent.steps import Host
 from vmkeep.contract.codes import ReturnValue
-from vmkeep.contract.errors import Refused
+from vmkeep.contract.errors import Refused, TryLater
 from vmkeep.contract.leaf import Leaf
 from vmkeep.contract.modes import Mode
 
-_LOOK_SECONDS = 5.0  # so long at most two nodes may be at one set, each with files of its own
-_CLOSING_SECONDS, _POLL_SECONDS = 2.0, 0.1  # a QEMU that ends may take a moment to let go
+_LOOK_SECONDS = 5.0  # so long two nodes may be at one set, each with files of its own
+# A directory that answers slowly holds a copy up by no more than a tenth, and is asked now and then all the same.
+_RARER, _LONGEST_SECONDS = 10, 300.0
 
 
 def refuse_if_gone(order: Order, host: Host, view: View | None) -> None:
@@ -40,44 +41,11 @@ def refuse_if_gone(order: Order, host: Host, view: View | None) -> None:
     host.moves.refuse_if_moved(order)
 
 
-def refuse_if_run_elsewhere(machine: str, host: Host, view: View | None, images: Iterable[str]) -> None:
-    """Refused before images of a machine that does not run here change places while some QEMU has one of them open.
-
-    A name can be given to another file under a running guest, which writes on to the file it has open, and nobody reads
-    that again. libvirt forgets with its next start that a machine moved away, and sstNode is a person's word.
-    """
-    if view is not None and view.is_active:
-        return
-    for image in images:
-        if not _comes_free(PurePosixPath(image), host):
-            raise Refused(
-                ReturnValue.WRONG_STATE_INFORMATION,
-                f"{machine} does not run on {host.node}, and its image {image} is open in a QEMU or one of its tools; "
-                "nothing was touched; if it runs on another node, set sstNode to that",
-            )
-
-
-def _comes_free(image: PurePosixPath, host: Host) -> bool:
-    deadline = time.monotonic() + _CLOSING_SECONDS
-    while _is_open(image, host):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_POLL_SECONDS)  # locks tell nobody
-    return True
-
-
-def _is_open(image: PurePosixPath, host: Host) -> bool:
-    try:
-        with open_folder(image.parent, host.roots) as folder:
-            return host.images.is_open(folder, image.name)
-    except (HostFailure, OSError):
-        return False  # no image yet, or a storage without locks; what is wrong with it is told by who reads it
-
-
 class StillOurs:
     """Is told of progress while a set is carried, and asks now and then whether the leaf is still this node's work.
 
-    A large file takes hours; whoever was given the leaf meanwhile writes to the same set.
+    A large file takes hours; whoever was given the leaf meanwhile writes to the same set. Where nobody can be asked and
+    it may be another's by now, it waits in place: what is half copied stays, and a silence is no failed attempt.
     """
 
     def __init__(self, order: Order, host: Host, clock: Callable[[], float] = time.monotonic) -> None:
@@ -87,11 +55,28 @@ class StillOurs:
         self._due = clock() + _LOOK_SECONDS
 
     def __call__(self, amount: int) -> None:
-        """Pass it on; Refused where the work is another node's by now."""
+        """Pass it on; Refused where the work is another node's by now, Stopped where the agent ends meanwhile."""
         self._host.progress(amount)
         if self._clock() >= self._due:
+            self.ask()
+
+    def ask(self) -> None:
+        """The same at once."""
+        begun = self._clock()
+        while not self._may_go_on():
+            if self._host.stop.wait(_LOOK_SECONDS):
+                raise Stopped("waiting for the directory was stopped; it goes on when the work is taken up")
+            begun = self._clock()
+        took = self._clock() - begun
+        self._due = self._clock() + min(max(_LOOK_SECONDS, _RARER * took), _LONGEST_SECONDS)
+
+    def _may_go_on(self) -> bool:
+        """Whether work may go on; False where that cannot be known now."""
+        try:
             self._host.moves.refuse_if_given_up(self._order)
-            self._due = self._clock() + _LOOK_SECONDS
+        except TryLater:
+            return False
+        return True
 
 
 def to_be_merged(order: Order, leaf: Leaf, host: Host) -> Order:

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from nodeagent.host.description import describe, with_sources
 from nodeagent.host.errors import HostFailure, TookTooLong
-from nodeagent.host.folders import Access, Folder, open_folder
+from nodeagent.host.folders import Access, Folder, names_in, open_folder
 from nodeagent.host.hypervisor import Job, View
 from nodeagent.operations.following import refuse_if_gone
 from nodeagent.operations.settling import let_settle
@@ -46,6 +46,11 @@ def image_below(source: str) -> str:
     path = PurePosixPath(source)
     found = _OVERLAY.fullmatch(path.name)
     return str(path.parent / found.group(1)) if found else source
+
+
+def overlays_beside(image: PurePosixPath, roots: Sequence[str]) -> list[PurePosixPath]:
+    """What lies beside an image as its overlay, by our naming."""
+    return [image.parent / name for name in names_in(image.parent, roots) if _lies_over(image, name)]
 
 
 def is_overlay(name: str) -> bool:

@@ -12,7 +12,7 @@ from nodeagent.host.folders import names_in, open_folder
 from nodeagent.host.hypervisor import View
 from nodeagent.operations.aside import before_directory
 from nodeagent.operations.finding import FoundSet
-from nodeagent.operations.following import refuse_if_run_elsewhere
+from nodeagent.operations.in_use import refuse_if_open_elsewhere
 from nodeagent.operations.overlays import image_below
 from nodeagent.operations.room import require_free, require_same_filesystem
 from nodeagent.operations.saved_machine import SavedMachine
@@ -112,8 +112,9 @@ def refuse_obstacles(order: Order, host: Host, view: View | None) -> None:
     _refuse_kept(order, host)
     _refuse_other_uuid(order, host, view)
     _refuse_foreign_images(order, host)
-    own = [disk.source for disk in view.description.disks if disk.source] if view else []
-    refuse_if_run_elsewhere(order.machine, host, view, {*own, *(disk.path for disk in order.disks)})
+    # A CD-ROM stays where it is, and others may read it.
+    own = [disk.source for disk in view.description.disks if disk.is_backed_up and disk.source] if view else []
+    refuse_if_open_elsewhere(order.machine, host, view, {*own, *(disk.path for disk in order.disks)})
 
 
 def _refuse_overlays(order: Order, view: View | None) -> None:

@@ -75,7 +75,7 @@ class _Carrying:
 
     def carry(self, name: str, _facts: Facts) -> Facts:
         """One file: renamed or copied, and its digest known."""
-        self._host.moves.refuse_if_given_up(self._order)
+        self._still_ours.ask()
         kept = self._paths.kept_name(name)
         with self._folders() as (source, backup):
             made = self._made(source, name)
@@ -128,7 +128,7 @@ class _Carrying:
 
     def publish(self, facts: Facts) -> Facts:
         """Write the manifest: from now on this is a set."""
-        self._host.moves.refuse_if_given_up(self._order)
+        self._still_ours.ask()
         with self._folders() as (source, backup):
             making = self._read_making(source)
             files = [
@@ -154,7 +154,7 @@ class _Carrying:
 
     def clear(self, _facts: Facts) -> Facts:
         """Remove what is left in retain: second names, copied files, the notes."""
-        self._host.moves.refuse_if_given_up(self._order)
+        self._still_ours.ask()
         try:
             with open_folder(self._paths.retain, self._host.roots) as source:
                 for name in (*(name for name, _ in self.names()), MAKING_NAME):

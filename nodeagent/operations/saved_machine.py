@@ -63,9 +63,12 @@ class SavedMachine:
 
     @property
     def _begun_elsewhere(self) -> str:
-        """How to come out of a restore whose machine was moved: what was brought is cleared by who brought it."""
-        node = self.leaf.set_node
-        if node.casefold() in ("", self.host.node.casefold()):
+        """How to come out of a restore whose machine was moved: what was brought is cleared by who brought it.
+
+        Until a restore has begun, the leaf names the node that made the set, which may be any.
+        """
+        node, has_begun = self.leaf.set_node, bool(self.leaf.is_in_restore and self.leaf.conflicts)
+        if not has_begun or node.casefold() in ("", self.host.node.casefold()):
             return "; back out"
         left = f"{self.leaf.machine}/{self.leaf.timestamp} in {self.plan.retain_root}"
         return f", {node} began it: set sstNode to {node}, back out, and set it back once that has cleared {left}"

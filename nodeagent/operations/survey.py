@@ -18,8 +18,9 @@ from nodeagent.moves import moved
 from nodeagent.operations.choosing import as_made, chosen
 from nodeagent.operations.deletion_survey import refuse_if_in_use, survey_deletion
 from nodeagent.operations.finding import find_set
-from nodeagent.operations.following import refuse_if_run_elsewhere, refuse_unseen_set, to_be_merged
+from nodeagent.operations.following import refuse_unseen_set, to_be_merged
 from nodeagent.operations.given_up import given_up
+from nodeagent.operations.in_use import refuse_if_written_elsewhere
 from nodeagent.operations.overlays import image_below
 from nodeagent.operations.restore_survey import survey_restore
 from nodeagent.operations.room import choose_ram_disk, require_room, require_same_filesystem
@@ -79,7 +80,7 @@ class Surveyor:
     def _snapshot(self, leaf: Leaf, machine: Machine, plan: Plan) -> Order:
         view = self._view(machine.name)
         disks = self._consistent_disks(machine, view.description)
-        refuse_if_run_elsewhere(machine.name, self.host, view, [path for _, path in disks])
+        refuse_if_written_elsewhere(machine.name, self.host, view, [path for _, path in disks])
         order = self._order(leaf, machine, plan, Mode.SNAPSHOTTING, disks)
         order = order.model_copy(
             update={
@@ -212,8 +213,7 @@ class Surveyor:
         if view is None:
             raise Refused(
                 ReturnValue.CANNOT_FIND_MACHINE,
-                f"{name}: libvirt on {self.host.node} knows no machine of this name; "
-                "define it there, or correct sstNode",
+                f"{name}: libvirt on {self.host.node} knows no machine of this name; define it, or correct sstNode",
             )
         if view.moved_away:
             raise Refused(

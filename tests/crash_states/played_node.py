@@ -103,6 +103,9 @@ class PlayedImages(Images):
     def is_open(self, _folder: Folder, _name: str) -> bool:
         return False
 
+    def is_written(self, _folder: Folder, _name: str) -> bool:
+        return False
+
 
 def commit(overlay: Path) -> None:
     """Write an overlay back into what it lies over, which is whole."""

@@ -168,6 +168,27 @@ def test_of_two_who_make_one_file_the_later_has_it_and_its_half_is_given_no_name
     assert (beside.names(), (beside.path / "b").read_bytes()) == (["b"], b"half and half")
 
 
+def test_whose_file_was_removed_by_another_node_hears_why_he_had_to_stop(
+    beside: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS says of an open file that it is stale, as it does on no filesystem here."""
+    known = os.fstat
+
+    def stale(descriptor: int) -> os.stat_result:
+        if descriptor in lost:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return known(descriptor)
+
+    lost: set[int] = set()
+    with pytest.raises(Stopped, match="told to"), beside.making("b") as writing:
+        (beside.path / "b.partial").unlink()
+        (beside.path / "b.partial").write_bytes(b"of the other")
+        monkeypatch.setattr(os, "fstat", stale)
+        lost.add(writing)
+        raise Stopped("told to")
+    assert beside.names() == ["b.partial"]
+
+
 def test_the_name_appears_when_the_whole_file_is_there(source: Folder, beside: Folder) -> None:
     (source.path / "a").write_bytes(os.urandom(3 * MIB))
     seen: set[str] = set()

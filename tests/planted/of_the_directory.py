@@ -61,6 +61,18 @@ BUGS = (
         ("tests/pure/test_moves.py::test_who_carries_a_set_asks_now_and_then_whether_it_is_still_theirs",),
     ),
     Bug(
+        "Who copies a set begins it anew at each silence of the directory",
+        "A copy that takes longer than the deadline loses hours at each restart of slapd, and fails in the end.",
+        (
+            Edit(
+                "nodeagent/operations/following.py",
+                "        except TryLater:\n            return False\n",
+                "        except TryLater:\n            raise\n",
+            ),
+        ),
+        ("tests/pure/test_moves.py::test_who_carries_a_set_for_long_waits_in_place_for_a_directory_that_is_silent",),
+    ),
+    Bug(
         "A file that is made gets its name whoever makes it by now",
         "Two nodes copy one set for a moment, and the half file of one is published as whole.",
         (
@@ -77,12 +89,18 @@ BUGS = (
         "The guest writes on to a file that goes away with the backup, or with what a restore replaced.",
         (
             Edit(
-                "nodeagent/operations/following.py",
-                "        if not _comes_free(PurePosixPath(image), host):\n",
-                "        if not image:\n",
+                "nodeagent/operations/in_use.py",
+                "    if not _comes_free(image, host, is_in_use):\n",
+                "    if not image:\n",
             ),
         ),
         ("tests/host/test_open_elsewhere.py::test_it_is_refused_with_what_to_do_and_free_again_it_is_not",),
+    ),
+    Bug(
+        "Who reads an image stands in the way of its backup",
+        "A template whose clones run has no backup, every night.",
+        (Edit("nodeagent/host/images.py", "_WRITES = _FIRST_LOCK + 1", "_WRITES = _FIRST_LOCK"),),
+        ("tests/host/test_open_elsewhere.py::test_who_only_reads_an_image_is_not_in_the_way_of_its_snapshot",),
     ),
     Bug(
         "A merge writes to the image of a machine that is off here and may run elsewhere",

@@ -2,13 +2,16 @@
 
 import errno
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nodeagent.cycle import Agent, ProgressPace
+from nodeagent.host.copying import Stopped
 from nodeagent.journal import Outcome
 from nodeagent.moves import Moves
 from nodeagent.operations.following import StillOurs, refuse_unseen_set
@@ -228,13 +231,17 @@ class Arriving(Directory):
         return super().read(dn, attributes)
 
 
-def test_a_leaf_that_comes_into_sight_while_it_is_asked_for_was_not_deleted(shop: Workshop) -> None:
-    """Its machine comes to this node between the reading of the one and the other."""
+@pytest.mark.parametrize(("node", "is_ours"), [((), True), (("n1",), True), (("n2",), False)])
+def test_a_leaf_that_comes_into_sight_while_it_is_asked_for_is_judged_by_what_it_says(
+    shop: Workshop, node: tuple[str, ...], is_ours: bool
+) -> None:
+    """Its machine comes to this node between the reading of the one and the other: it was not deleted."""
     directory = Arriving("nothing yet")
     there = replace(shop, catalogue=Catalogue(directory, TREE))
     add_leaf(there, "snapshotting")
+    say(there, DN, Attribute.AT_NODE, *node)
     directory.hidden = [DN]
-    with pytest.raises(Refused, match="another node's by now"):
+    with nullcontext() if is_ours else pytest.raises(Refused, match="another node's by now"):
         Moves(there.catalogue, "n1", "today").refuse_if_given_up(HERE)
     assert directory.hidden == []
 
@@ -256,6 +263,93 @@ def test_who_carries_a_set_asks_now_and_then_whether_it_is_still_theirs(shop: Wo
     with pytest.raises(Refused, match="nothing more is done to its set here"):
         progress(3)
     assert moved == [0, 1, 2, 3]
+
+
+class Silence(Directory):
+    """One that answers nothing until somebody has waited so often, and tells of each ask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.on_ask: Callable[[int], None] = lambda _times: None
+
+    def read(self, dn: str, attributes: Sequence[str] = ()) -> Entry | None:
+        self.asked += 1
+        self.on_ask(self.asked)
+        return super().read(dn, attributes)
+
+
+class Waits(threading.Event):
+    """The agent's stop, for who waits on it; each wait is over at once, and is told."""
+
+    def __init__(self, on_wait: Callable[[int], bool]) -> None:
+        super().__init__()
+        self.times = 0
+        self.on_wait = on_wait
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        assert timeout > 0
+        self.times += 1
+        return self.on_wait(self.times)
+
+
+def carried_late(shop: Workshop, directory: Directory, stop: threading.Event) -> tuple[Order, Host]:
+    """A set whose carrying takes longer than its plan lets a step stand."""
+    moves = Moves(Catalogue(directory, TREE), "n1", "today", lambda: 1e6)
+    order = HERE.model_copy(update={"deadline": 60, "started_at": 1000.0})
+    return order, replace(shop.host, moves=moves, stop=stop)
+
+
+@pytest.mark.parametrize("then", ["it is still ours", "it is another's", "the agent ends"])
+def test_who_carries_a_set_for_long_waits_in_place_for_a_directory_that_is_silent(shop: Workshop, then: str) -> None:
+    """What is half copied is hours of work; and a silence of a quarter of an hour is no reason to fail."""
+    directory = Silence()
+    there = replace(shop, catalogue=Catalogue(directory, TREE))
+    add_leaf(there, "snapshotting")
+    say(there, DN, Attribute.AT_NODE, "n2" if then == "it is another's" else "n1")
+    directory.go_away()
+
+    def wait(times: int) -> bool:
+        if times == 100:
+            directory.come_back()
+        return times == 100 and then == "the agent ends"
+
+    stop = Waits(wait)
+    order, host = carried_late(there, directory, stop)
+    progress = StillOurs(order, host)
+    if then == "it is still ours":
+        progress.ask()
+    else:
+        with pytest.raises(Stopped if then == "the agent ends" else Refused):
+            progress.ask()
+    assert stop.times == 100
+
+
+@pytest.mark.parametrize(("answers_in", "asked_again_after"), [(0.1, 5.0), (2.0, 20.0), (900.0, 300.0)])
+def test_a_copy_does_not_stand_still_for_a_directory_that_is_slow_to_answer(
+    shop: Workshop, answers_in: float, asked_again_after: float
+) -> None:
+    directory, now = Silence(), [100.0]
+    there = replace(shop, catalogue=Catalogue(directory, TREE))
+    add_leaf(there, "snapshotting")
+    say(there, DN, Attribute.AT_NODE, "n1")
+    _, host = carried_late(there, directory, threading.Event())
+    progress = StillOurs(HERE, host, lambda: now[0])
+    directory.asked, now[0] = 0, 105.0
+
+    def take(_times: int) -> None:
+        now[0] += answers_in
+
+    directory.on_ask = take
+    progress(1)
+    answered = now[0]
+    now[0] = answered + asked_again_after - 0.01
+    progress(1)
+    assert directory.asked == 1
+    now[0] = answered + asked_again_after + 0.01
+    progress(1)
+    assert directory.asked == 2
 
 
 # what a node sees of a set

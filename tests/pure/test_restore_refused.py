@@ -64,11 +64,25 @@ def decoding_error(path: Path) -> str:
     return str(raised.value)
 
 
-def test_a_restore_that_was_begun_on_another_node_is_begun_anew(restored: Restored) -> None:
+@pytest.mark.parametrize(
+    ("set_node", "conflicts", "told"),
+    [
+        ("", "", "; back out"),
+        ("n1", "[]", "; back out"),
+        ("n2", "", "; back out"),  # it made the set
+        ("n2", "[]", f", n2 began it: set sstNode to n2, back out, and set it back once that has cleared m/{LEAF} in"),
+    ],
+)
+def test_a_restore_that_nothing_is_held_of_is_begun_anew_where_it_can_be(
+    restored: Restored, set_node: str, conflicts: str, told: str
+) -> None:
     restored.saved.host.unretained.forget(restored.order)
-    code, sentence = refused(restored.ask_large)
+    plan: Any = SimpleNamespace(retain_root=restored.order.retain_root)
+    leaf = replace(restored.saved.leaf, set_node=set_node, conflicts=conflicts)
+    code, sentence = refused(lambda: replace(restored.saved, leaf=leaf, plan=plan).note)
     assert code is ReturnValue.MISSING_FILES
-    assert "m: n1 holds nothing of this restore; back out; then begin with unretainSmallFiles" in sentence
+    assert f"m: n1 holds nothing of this restore{told}" in sentence
+    assert "; then begin with unretainSmallFiles, on the node that sstNode names now" in sentence
 
 
 # the memory
