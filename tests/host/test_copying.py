@@ -171,7 +171,7 @@ def test_of_two_who_make_one_file_the_later_has_it_and_its_half_is_given_no_name
 def test_whose_file_was_removed_by_another_node_hears_why_he_had_to_stop(
     beside: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NFS says of an open file that it is stale, when it is looked at and when it is closed; no filesystem here does."""
+    """NFS says of an open file that it is stale, looked at and closed; no filesystem here does."""
     known, close = os.fstat, os.close
 
     def stale(descriptor: int) -> os.stat_result:
