@@ -82,7 +82,7 @@ class Folder:
                 raise HostFailure(f"{self.path / name} is not a plain file")
             yield descriptor
         finally:
-            os.close(descriptor)
+            _close(descriptor)
 
     @contextlib.contextmanager
     def making(self, name: str) -> Iterator[int]:
@@ -290,6 +290,15 @@ def remove_empty(path: PurePath, stop: PurePath, roots: Sequence[str]) -> None:
                 return
             raise
         current = current.parent
+
+
+def _close(descriptor: int) -> None:
+    """NFS may say only now that another node has removed the file; what had to be kept was fsynced, which tells."""
+    try:
+        os.close(descriptor)
+    except OSError as why:
+        if why.errno != errno.ESTALE:
+            raise
 
 
 def _partial(name: str) -> str:

@@ -171,15 +171,22 @@ def test_of_two_who_make_one_file_the_later_has_it_and_its_half_is_given_no_name
 def test_whose_file_was_removed_by_another_node_hears_why_he_had_to_stop(
     beside: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NFS says of an open file that it is stale, as it does on no filesystem here."""
-    known = os.fstat
+    """NFS says of an open file that it is stale, looked at and closed; no filesystem here does."""
+    known, close = os.fstat, os.close
 
     def stale(descriptor: int) -> os.stat_result:
         if descriptor in lost:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return known(descriptor)
 
+    def closed(descriptor: int) -> None:
+        close(descriptor)
+        if descriptor in lost:
+            lost.remove(descriptor)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
     lost: set[int] = set()
+    monkeypatch.setattr(os, "close", closed)
     with pytest.raises(Stopped, match="told to"), beside.making("b") as writing:
         (beside.path / "b.partial").unlink()
         (beside.path / "b.partial").write_bytes(b"of the other")

@@ -103,6 +103,15 @@ BUGS = (
         ("tests/host/test_open_elsewhere.py::test_who_only_reads_an_image_is_not_in_the_way_of_its_snapshot",),
     ),
     Bug(
+        "A CD-ROM that others read stands in the way of a restore",
+        "All machines of a cluster have the same one: none that is off can be restored while another runs.",
+        (Edit("nodeagent/operations/restore_survey.py", "if disk.is_backed_up and disk.source]", "if disk.source]"),),
+        (
+            "tests/host/test_open_elsewhere.py"
+            "::test_a_restore_goes_on_where_others_read_what_is_not_the_machines_own_data",
+        ),
+    ),
+    Bug(
         "A merge writes to the image of a machine that is off here and may run elsewhere",
         "It was moved while the merge was at work, and its disk is damaged under it.",
         (
