@@ -44,7 +44,7 @@ class MachineSpec:
     tpm: bool = False
     card: bool = False
     agent: bool = False
-    period_ms: int = 50
+    period_ms: int = 100
     storage: str = "vm-persistent"
 
     def __post_init__(self) -> None:

@@ -107,7 +107,7 @@ def test_an_image_it_had_half_pulled_is_pulled_on_by_the_other_one(moving: Movin
 
 
 def test_a_guest_has_all_it_wrote_over_a_half_pulled_image(rare: None, moving: Moving) -> None:
-    machine = moving.add(MachineSpec(content_mib=8, period_ms=20))
+    machine = moving.add(MachineSpec(content_mib=8))
     before = sets.data_of(machine)
     written, offset = pull_on_elsewhere(moving, machine)
     counted = until("it to count on", lambda: ticks.counts_since(machine.serial, offset)[1:], 60)

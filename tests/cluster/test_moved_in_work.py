@@ -37,7 +37,7 @@ def moving(cluster: ClusterFactory, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def wanderer(moving: Moving) -> Machine:
     """One that counts, with data that it never touches itself."""
-    return moving.add(MachineSpec(content_mib=24, period_ms=20))
+    return moving.add(MachineSpec(content_mib=24))
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from tests.conftest import ClusterFactory
 STEPS = ("leftovers", "directories", "entry", "overlays", "save", "swap", "resume", "description", "state", "making")
 # "began" and "ended" a step and one result, each with a before and an after.
 BOUNDARIES = range(2 * (2 * len(STEPS) + 1))
-# Where the machine stands still every second boundary is always tried, elsewhere every eighth; --all-faults tries all.
+# Where the machine stands still every fourth boundary is tried, elsewhere every sixteenth; --all-faults tries all.
+# Without servers all are tried, twice (tests/crash_states).
 STANDS_STILL = range(4 * STEPS.index("save"), 4 * (STEPS.index("resume") + 1) + 1)
 UNDO_KILLS = (None, 1, 4, 7)
 SEED = 20261121
@@ -33,11 +34,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     everything = metafunc.config.getoption("--all-faults")
     if "boundary" in metafunc.fixturenames:
         metafunc.parametrize(
-            "boundary", [b for b in BOUNDARIES if everything or b % (2 if b in STANDS_STILL else 8) == 1]
+            "boundary", [b for b in BOUNDARIES if everything or b % (4 if b in STANDS_STILL else 16) == 1]
         )
     if "refused" in metafunc.fixturenames:
         pairs = [(step, kill) for step in STEPS for kill in UNDO_KILLS]
-        often = [(step, kill) for number, (step, kill) in enumerate(pairs) if everything or number % 5 == 0]
+        often = [(step, kill) for number, (step, kill) in enumerate(pairs) if everything or number % 8 == 0]
         metafunc.parametrize(("refused", "kill_in_undo"), often)
 
 

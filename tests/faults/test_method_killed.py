@@ -47,13 +47,10 @@ UNDO_KILLS = (None, 1, 3, 5)
 # Where the instant is, where an overlay is written back, where data is carried; --all-faults plays every one.
 OFTEN = (
     ("live", "snapshot", 4 * FREEZING.index("freeze") + 2),
-    ("disk", "merge", 4 * THAWING.index("copy vdb") + 2),
     ("live", "merge", 4 * THAWING.index("commit vda") + 2),
-    ("live", "retain", 4 * CARRYING.index("vda") + 2),
     ("clones", "snapshot", 4 * CLONING.index("load") + 1),
 )
 UNDONE_OFTEN = (
-    ("live", "merge", "copy vda", 5),
     ("live", "merge", "commit vda", 5),
     ("clones", "snapshot", "load", 5),
 )

@@ -37,7 +37,7 @@ def lines(steps: tuple[str, ...]) -> int:
 
 # Some rounds always, seeded and around the machine's standstill; --all-faults plays every one.
 OFTEN = (4 * RESTORE.index("stop") + 2, 4 * RESTORE.index("place") + 2, 4 * RESTORE.index("load") + 2)
-UNDONE_OFTEN = (("place", 3), ("load", 5), ("go", 1))
+UNDONE_OFTEN = (("place", 3), ("load", 5))
 UNDO_KILLS = (None, 1, 3, 5, 7, 9)
 REMOVALS_OFTEN, DELETIONS_OFTEN = (0, 4), (1, 3, 6)
 
